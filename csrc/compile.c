@@ -1,0 +1,224 @@
+/* compile.c: the compiler as a list of its stages. */
+#include "compile.h"
+
+#include <stdio.h>
+
+/* Plans from the fastest to the most frugal: the first whose buffers all find an address is taken. */
+typedef struct attempt {
+    int64_t chunk_bytes;
+    int linger;
+    int slack_permille; /* of SRAM, left free by the plan against fragmentation */
+} attempt;
+static const attempt attempts[] = {{65536, 3, 60}, {65536, 1, 60}, {32768, 0, 60}, {16384, 0, 150}, {4096, 0, 250}, {1024, 0, 400}, {1024, 0, 550}};
+
+static mera_status report(compiler *c, mera_progress progress, void *user, const char *stage, int64_t done)
+{
+    if (progress && progress(user, stage, done, 5) != 0)
+        return fail(c->ctx, MERA_INVALID_ARGUMENT, "compilation was stopped by the progress callback");
+    return MERA_OK;
+}
+
+static mera_status fit(compiler *c)
+{
+    const int64_t count = (int64_t)(sizeof attempts / sizeof *attempts);
+    for (int64_t k = 0; k < count; k++) {
+        c->chunk_bytes = attempts[k].chunk_bytes;
+        c->linger = attempts[k].linger;
+        c->slack = c->platform.sram_bytes * attempts[k].slack_permille / 1000;
+        mera_status status = stage_plan(c);
+        if (status == MERA_OK) status = stage_lower(c);
+        if (status == MERA_OK) status = stage_alloc(c);
+        if (status != MERA_DOES_NOT_FIT || k == count - 1) return status;
+    }
+    return MERA_OK;
+}
+
+/* Runs the stages up to `last` ("isa" = all). */
+static mera_status compile(compiler *c, const char *last, mera_progress progress, void *user)
+{
+    TRY(report(c, progress, user, "fuse", 0));
+    TRY(stage_fuse(c));
+    if (!strcmp(last, "fuse")) return MERA_OK;
+    TRY(report(c, progress, user, "plan, lower, allocate", 1));
+    if (!strcmp(last, "tile") || !strcmp(last, "lower")) {
+        c->chunk_bytes = attempts[0].chunk_bytes;
+        c->slack = c->platform.sram_bytes * attempts[0].slack_permille / 1000;
+        TRY(stage_plan(c));
+        return last[0] == 't' ? MERA_OK : stage_lower(c);
+    }
+    TRY(fit(c));
+    if (!strcmp(last, "alloc")) return MERA_OK;
+    TRY(report(c, progress, user, "schedule", 3));
+    TRY(stage_schedule(c));
+    return report(c, progress, user, "encode", 4);
+}
+
+static void free_compiler(compiler *c)
+{
+    for (size_t i = 0; i < c->layers.count; i++) vec_free(c->ctx, &c->layers.at[i].pieces);
+    vec_free(c->ctx, &c->layers);
+    vec_free(c->ctx, &c->roots);
+    vec_free(c->ctx, &c->jobs);
+    vec_free(c->ctx, &c->buffers);
+    vec_free(c->ctx, &c->constants);
+    vec_free(c->ctx, &c->code);
+    arena_free(&c->memory);
+}
+
+static mera_status check_options(mera_context *ctx, const mera_options *o)
+{
+    const struct {
+        const char *name;
+        int64_t value, high;
+    } all[] = {{"mode", o->mode, 1}, {"workers", o->workers, 1024}, {"max_tile_height", o->max_tile_height, 1 << 24},
+               {"max_tile_width", o->max_tile_width, 1 << 24}, {"max_acc_tile_height", o->max_acc_tile_height, 1 << 24},
+               {"max_acc_tile_width", o->max_acc_tile_width, 1 << 24}};
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++)
+        if (all[k].value < 0 || all[k].value > all[k].high)
+            return fail(ctx, MERA_INVALID_ARGUMENT, "option %s must be 0 to %lld, got %lld", all[k].name, (long long)all[k].high, (long long)all[k].value);
+    if (o->mode == 1) return fail(ctx, MERA_UNSUPPORTED, "scheduling mode Slow is not in this version; use Fast");
+    return MERA_OK;
+}
+
+static mera_status prepare(compiler *c, mera_graph *graph, const mera_platform *platform, const mera_options *options)
+{
+    mera_context *ctx = graph->object.ctx;
+    static const mera_options defaults = {0};
+    *c = (compiler){.ctx = ctx, .graph = graph, .options = options ? *options : defaults};
+    arena_init(&c->memory, ctx);
+    if (!graph->finished) return fail(ctx, MERA_INVALID_ARGUMENT, "the graph is not finished: call mera_graph_finish first");
+    TRY(mera_platform_check(ctx, platform));
+    c->platform = *platform;
+    return check_options(ctx, &c->options);
+}
+
+/* ---- the program ---- */
+
+mera_status stage_program(compiler *c, mera_program **out)
+{
+    const mera_graph *g = c->graph;
+    mera_program *p;
+    TRY(program_create(c->ctx, &p));
+    arena *m = &p->memory;
+    p->platform = c->platform;
+    p->sram_peak = c->sram_peak;
+    p->dram_bytes = c->dram_bytes;
+    p->constant_bytes = (int64_t)c->constants.count;
+    p->input_count = (int32_t)g->inputs.count;
+    p->output_count = (int32_t)g->outputs.count;
+    p->node_count = (int32_t)g->nodes.count;
+    p->code_count = (int64_t)c->code.count;
+    p->inputs = arena_array(m, g->inputs.count + 1, sizeof *p->inputs);
+    p->outputs = arena_array(m, g->outputs.count + 1, sizeof *p->outputs);
+    p->nodes = arena_array(m, g->nodes.count + 1, sizeof *p->nodes);
+    p->code = arena_array(m, c->code.count + 1, sizeof *p->code);
+    uint8_t *constants = arena_array(m, c->constants.count + 1, 1);
+    bool ok = p->inputs && p->outputs && p->nodes && p->code && constants;
+    if (ok) {
+        if (c->constants.count) memcpy(constants, c->constants.at, c->constants.count);
+        if (c->code.count) memcpy(p->code, c->code.at, c->code.count * sizeof *p->code);
+        p->constants = constants;
+    }
+    for (size_t k = 0; k < g->inputs.count && ok; k++) {
+        const buffer *b = &c->buffers.at[c->input_buffer[k]];
+        p->inputs[k] = (program_port){arena_string(m, b->name), b->address, b->bytes};
+        ok = p->inputs[k].name != NULL;
+    }
+    for (size_t k = 0; k < g->outputs.count && ok; k++) {
+        const buffer *b = &c->buffers.at[c->output_buffer[k]];
+        p->outputs[k] = (program_port){arena_string(m, b->name), b->address, b->bytes};
+        ok = p->outputs[k].name != NULL;
+    }
+    for (size_t k = 0; k < g->nodes.count && ok; k++) {
+        const graph_node *n = node_at(c, (int32_t)k);
+        p->nodes[k] = (program_node){arena_string(m, n->name), op_name(n->op), arena_string(m, n->layer), arena_string(m, n->source),
+                                     mera_graph_node_macs(c->graph, (int32_t)k)};
+        ok = p->nodes[k].name && p->nodes[k].layer && p->nodes[k].source;
+    }
+    mera_status status = ok ? check_encoding(c, p) : out_of_memory(c->ctx);
+    if (status == MERA_OK) status = program_validate(p);
+    if (status == MERA_OK) *out = p;
+    else mera_program_destroy(p);
+    return status;
+}
+
+mera_status mera_compile(mera_graph *graph, const mera_platform *platform, const mera_options *options, mera_progress progress, void *user,
+                         mera_program **program)
+{
+    compiler c;
+    mera_status status = prepare(&c, graph, platform, options);
+    if (status == MERA_OK) status = compile(&c, "isa", progress, user);
+    if (status == MERA_OK) status = stage_program(&c, program);
+    free_compiler(&c);
+    return status;
+}
+
+/* ---- dumps ---- */
+
+void print_layers(compiler *c, text *t)
+{
+    static const char *const kinds[] = {"conv", "window", "vector", "copy", "view"};
+    for (size_t r = 0; r < c->roots.count; r++) {
+        const root *x = &c->roots.at[r];
+        text_add(t, "root %d \"%s\" %lld bytes, layers %d..%d, %s\n", (int)r, tensor_at(c, x->tensor)->name, (long long)x->bytes, x->first_layer,
+                 x->last_layer, x->dram ? "dram" : "sram");
+    }
+    for (size_t i = 0; i < c->layers.count; i++) {
+        const layer *l = &c->layers.at[i];
+        if (l->out < 0) continue;
+        text_add(t, "layer %d %s %s \"%s\"", (int)i, kinds[l->kind], op_name(node_at(c, l->node)->op), node_at(c, l->node)->name);
+        if (l->add >= 0) text_add(t, " + %s \"%s\"", op_name(node_at(c, l->add)->op), node_at(c, l->add)->name);
+        if (l->lut >= 0 && l->lut != l->node) text_add(t, " + lut \"%s\"", node_at(c, l->lut)->name);
+        const place *p = &c->places[l->out];
+        text_add(t, " -> root %d + %lld (%lld, %lld, %lld)", p->root, (long long)p->offset, (long long)p->sn, (long long)p->sh, (long long)p->sw);
+        if (l->block_rows) text_add(t, ", blocks of %lld rows%s", (long long)l->block_rows, l->keep_weights ? "" : ", weights loaded for each");
+        text_add(t, "\n");
+    }
+}
+
+void print_jobs(compiler *c, text *t, bool addresses)
+{
+    static const char *const kinds[] = {"resident", "const", "stage", "dram"};
+    for (size_t b = 0; b < c->buffers.count; b++) {
+        const buffer *x = &c->buffers.at[b];
+        text_add(t, "buffer %d %s \"%s\" %lld bytes", (int)b, kinds[x->kind], x->name, (long long)x->bytes);
+        if (addresses) text_add(t, " at %lld, jobs %lld..%lld", (long long)x->address, (long long)x->first, (long long)x->last);
+        text_add(t, "\n");
+    }
+    for (size_t i = 0; i < c->jobs.count; i++) {
+        const job *j = &c->jobs.at[i];
+        text_add(t, "job %d", (int)i);
+        for (int k = 0; k < j->fix_count; k++)
+            text_add(t, " %s@%d", isa_table(j->i.opcode)->fields[j->fix[k].field].name, j->fix[k].buffer);
+        text_add(t, ": ");
+        isa_print(t, &j->i);
+    }
+}
+
+mera_status mera_compile_dump(mera_graph *graph, const mera_platform *platform, const mera_options *options, const char *stage, char **out)
+{
+    static const char *const stages[] = {"graph", "fuse", "tile", "lower", "alloc", "schedule", "isa"};
+    mera_context *ctx = graph->object.ctx;
+    int known = 0;
+    for (size_t k = 0; k < sizeof stages / sizeof *stages; k++) known += !strcmp(stage, stages[k]);
+    if (!known)
+        return fail(ctx, MERA_INVALID_ARGUMENT, "no stage is named '%s'; there are graph, fuse, tile, lower, alloc, schedule, isa", stage);
+    if (!strcmp(stage, "graph")) return mera_graph_print(graph, 0, out);
+    compiler c;
+    text t;
+    text_init(&t, ctx);
+    mera_status status = prepare(&c, graph, platform, options);
+    if (status == MERA_OK) status = compile(&c, stage, NULL, NULL);
+    if (status == MERA_OK) {
+        if (!strcmp(stage, "fuse") || !strcmp(stage, "tile")) print_layers(&c, &t);
+        else if (!strcmp(stage, "lower") || !strcmp(stage, "alloc")) print_jobs(&c, &t, stage[0] == 'a');
+        else
+            for (size_t i = 0; i < c.code.count; i++) isa_print(&t, &c.code.at[i]);
+    }
+    free_compiler(&c);
+    if (status != MERA_OK) {
+        text_drop(&t);
+        return status;
+    }
+    return text_finish(&t, out);
+}

@@ -1,0 +1,257 @@
+/* plan.c: where every root lives and in what blocks every layer works. All roots start in SRAM; while some layer needs
+ * more than there is, the root whose traffic buys the most room goes to DRAM. */
+#include "compile.h"
+
+bool layer_is_window(const compiler *c, const graph_node *n)
+{
+    const int64_t *w = tensor_at(c, n->inputs[1])->shape;
+    const int64_t groups = n->attrs[ATTR_CONV2D_groups], ci = tensor_at(c, n->inputs[0])->shape[3];
+    return groups == ci && w[0] == ci && ci > 1 && w[1] * w[2] <= DNA_WINDOW_TAPS;
+}
+
+int64_t const_limit(const compiler *c) { return max_i64(c->platform.sram_bytes / 8, 2048); }
+
+conv_shape conv_shape_of(const compiler *c, const layer *l)
+{
+    const graph_node *n = node_at(c, l->node);
+    const int64_t *w = tensor_at(c, n->inputs[1])->shape, groups = n->attrs[ATTR_CONV2D_groups], array = c->platform.array;
+    const int64_t ci = w[3], co = w[0] / groups;
+    const place *x = &c->places[l->in[0]];
+    conv_shape s = {.taps_h = w[1], .group_merge = 1};
+    if (groups > 1) {
+        const int64_t widest = max_i64(ci, co);
+        if (widest <= array / 2) s.group_merge = min_i64(array / widest, groups);
+        s.tile_count = co > array ? groups * ceil_div(co, array) : ceil_div(groups, s.group_merge);
+    } else {
+        s.tile_count = ceil_div(co, array);
+    }
+    s.merged = groups == 1 && n->attrs[ATTR_CONV2D_dilation_w] == 1 && (x->sw == ci || w[2] == 1);
+    s.taps_w = s.merged ? 1 : w[2];
+    s.run = s.merged ? w[2] * ci : ci * s.group_merge;
+    return s;
+}
+
+conv_tile conv_tile_at(const compiler *c, const layer *l, const conv_shape *s, int64_t index)
+{
+    const graph_node *n = node_at(c, l->node);
+    const int64_t *w = tensor_at(c, n->inputs[1])->shape, groups = n->attrs[ATTR_CONV2D_groups], array = c->platform.array;
+    const int64_t ci = w[3], co = w[0] / groups;
+    if (groups == 1) return (conv_tile){index * array, min_i64(array, co - index * array), 0, ci};
+    if (co > array) {
+        const int64_t per = ceil_div(co, array), g = index / per, t = index % per;
+        return (conv_tile){g * co + t * array, min_i64(array, co - t * array), g * ci, ci};
+    }
+    const int64_t g = index * s->group_merge, count = min_i64(s->group_merge, groups - g);
+    return (conv_tile){g * co, count * co, g * ci, count * ci};
+}
+
+void layer_weight_bytes(const compiler *c, const layer *l, int64_t *least, int64_t *all)
+{
+    const graph_node *n = node_at(c, l->node);
+    int64_t fixed = l->lut >= 0 ? 256 : 0;
+    *least = *all = fixed;
+    if (l->kind == LAYER_CONV) {
+        const conv_shape s = conv_shape_of(c, l);
+        const int64_t tile = s.taps_h * s.taps_w * s.run * c->platform.array;
+        fixed += DNA_PARAM_BYTES * tensor_at(c, n->output)->shape[3];
+        *least = fixed + min_i64(tile, const_limit(c));
+        *all = fixed + tile * s.tile_count;
+    } else if (l->kind == LAYER_WINDOW && n->op == OP_CONV2D) {
+        *least = *all = fixed + tensor_at(c, n->inputs[1])->bytes + DNA_PARAM_BYTES * tensor_at(c, n->output)->shape[3];
+    }
+}
+
+void layer_input_rows(const compiler *c, const layer *l, int k, int64_t o0, int64_t o1, int64_t *y0, int64_t *y1)
+{
+    const graph_node *n = node_at(c, l->node);
+    const int32_t tensor = k == 2 ? l->residual : l->in[k];
+    const int64_t h = tensor_at(c, tensor)->shape[1];
+    *y0 = h == 1 ? 0 : o0;
+    *y1 = h == 1 ? 1 : o1;
+    if (k != 0) return;
+    int64_t stride, pad, reach;
+    switch (n->op) {
+    case OP_CONV2D:
+        stride = n->attrs[ATTR_CONV2D_stride_h];
+        pad = n->attrs[ATTR_CONV2D_pad_top];
+        reach = (tensor_at(c, n->inputs[1])->shape[1] - 1) * n->attrs[ATTR_CONV2D_dilation_h];
+        break;
+    case OP_MAX_POOL2D:
+        stride = n->attrs[ATTR_MAX_POOL2D_stride_h];
+        pad = n->attrs[ATTR_MAX_POOL2D_pad_top];
+        reach = (n->attrs[ATTR_MAX_POOL2D_kernel_h] - 1) * n->attrs[ATTR_MAX_POOL2D_dilation_h];
+        break;
+    case OP_AVG_POOL2D:
+        stride = n->attrs[ATTR_AVG_POOL2D_stride_h];
+        pad = n->attrs[ATTR_AVG_POOL2D_pad_top];
+        reach = n->attrs[ATTR_AVG_POOL2D_kernel_h] - 1;
+        break;
+    case OP_MEAN:
+        *y0 = 0;
+        *y1 = h;
+        return;
+    default: return;
+    }
+    *y0 = min_i64(max_i64(0, o0 * stride - pad), h - 1);
+    *y1 = max_i64(min_i64(h, (o1 - 1) * stride - pad + reach + 1), *y0 + 1);
+}
+
+/* ---- homes ---- */
+
+static bool tensor_in_dram(const compiler *c, int32_t t) { return t >= 0 && c->roots.at[c->places[t].root].dram; }
+
+/* SRAM that the layer needs besides resident roots when it works in blocks of `rows` output rows (0: whole tensor). */
+static int64_t stage_bytes(const compiler *c, const layer *l, int64_t rows)
+{
+    if (l->kind == LAYER_VIEW) return 0;
+    if (l->kind == LAYER_COPY) {
+        int64_t most = 0;
+        for (size_t k = 0; k < l->pieces.count; k++) {
+            const copy_piece *p = &l->pieces.at[k];
+            const bool in = !p->fill && tensor_in_dram(c, p->in_tensor), out = tensor_in_dram(c, l->out);
+            if ((in && out) || (p->fill && out)) most = max_i64(most, p->size[2] * p->size[3]);
+        }
+        return most;
+    }
+    int64_t bytes = 0;
+    const graph_tensor *y = tensor_at(c, l->out);
+    const int64_t o1 = min_i64(rows ? rows : y->shape[1], y->shape[1]);
+    for (int k = 0; k < 3; k++) {
+        const int32_t t = k == 2 ? l->residual : l->in[k];
+        if (!tensor_in_dram(c, t)) continue;
+        const int64_t *s = tensor_at(c, t)->shape;
+        int64_t y0, y1;
+        const int64_t middle = (y->shape[1] - o1) / 2; /* a block away from the borders needs the most rows */
+        layer_input_rows(c, l, k, middle, middle + o1, &y0, &y1);
+        bytes += min_i64(y1 - y0 + 1, s[1]) * s[2] * s[3];
+    }
+    if (tensor_in_dram(c, l->out)) bytes += o1 * y->shape[2] * y->shape[3];
+    return bytes;
+}
+
+static int64_t resident_bytes(const compiler *c, int32_t index)
+{
+    int64_t bytes = 0;
+    for (size_t r = 0; r < c->roots.count; r++) {
+        const root *x = &c->roots.at[r];
+        if (!x->dram && x->first_layer <= index && x->last_layer >= index) bytes += ceil_div(x->bytes, 128) * 128;
+    }
+    return bytes;
+}
+
+static int64_t minimum_bytes(const compiler *c, int32_t index)
+{
+    const layer *l = &c->layers.at[index];
+    int64_t least, all;
+    if (l->kind == LAYER_VIEW) return 0;
+    layer_weight_bytes(c, l, &least, &all);
+    return least + stage_bytes(c, l, 1) + 1024;
+}
+
+static bool layer_touches(const compiler *c, const layer *l, int32_t root)
+{
+    if (l->kind == LAYER_VIEW) return false;
+    if (c->places[l->out].root == root) return true;
+    for (size_t k = 0; k < l->pieces.count; k++)
+        if (!l->pieces.at[k].fill && c->places[l->pieces.at[k].in_tensor].root == root) return true;
+    if (l->kind == LAYER_COPY) return false;
+    return (l->in[0] >= 0 && c->places[l->in[0]].root == root) || (l->in[1] >= 0 && c->places[l->in[1]].root == root) ||
+           (l->residual >= 0 && c->places[l->residual].root == root);
+}
+
+/* The DRAM bytes that sending the root to DRAM costs: one write, and one read a layer that uses it. */
+static int64_t demotion_cost(const compiler *c, int32_t index)
+{
+    const root *r = &c->roots.at[index];
+    int64_t cost = r->is_input || r->constant || r->is_output ? 0 : r->bytes;
+    for (int32_t i = r->first_layer; i <= r->last_layer; i++)
+        if (layer_touches(c, &c->layers.at[i], index)) cost += r->bytes;
+    return cost - (r->is_input || r->constant || r->is_output ? r->bytes : 0);
+}
+
+static mera_status does_not_fit(compiler *c, int32_t index)
+{
+    const layer *l = &c->layers.at[index];
+    const graph_node *n = node_at(c, l->node);
+    return fail(c->ctx, MERA_DOES_NOT_FIT,
+                "%s '%s' (layer '%s', %s): no tiling fits: one row of its operands with the weights of one tile needs %lld bytes of SRAM, "
+                "platform %s has %lld; use a platform with at least that much, a narrower input, or fewer channels",
+                op_name(n->op), n->name, n->layer, n->source, (long long)(minimum_bytes(c, index) + c->slack), c->platform.name,
+                (long long)c->platform.sram_bytes);
+}
+
+static mera_status choose_homes(compiler *c)
+{
+    for (size_t r = 0; r < c->roots.count; r++) /* a root that no layer touches is only copied from DRAM to DRAM */
+        if (c->roots.at[r].last_layer < 0 || c->roots.at[r].first_layer > c->roots.at[r].last_layer) c->roots.at[r].dram = true;
+    for (;;) {
+        int64_t worst = 0;
+        int32_t at = -1;
+        for (size_t i = 0; i < c->layers.count; i++) {
+            if (c->layers.at[i].kind == LAYER_VIEW) continue;
+            const int64_t over = resident_bytes(c, (int32_t)i) + minimum_bytes(c, (int32_t)i) - (c->platform.sram_bytes - c->slack);
+            if (over > worst) {
+                worst = over;
+                at = (int32_t)i;
+            }
+        }
+        if (at < 0) return MERA_OK;
+        int32_t best = -1;
+        double best_score = 0;
+        for (size_t r = 0; r < c->roots.count; r++) {
+            root *x = &c->roots.at[r];
+            if (x->dram || x->first_layer > at || x->last_layer < at) continue;
+            const int64_t before = stage_bytes(c, &c->layers.at[at], 1);
+            x->dram = true;
+            const int64_t gain = x->bytes - (stage_bytes(c, &c->layers.at[at], 1) - before);
+            x->dram = false;
+            if (gain <= 0) continue;
+            const double score = (double)min_i64(gain, worst) / (double)(demotion_cost(c, (int32_t)r) + 1);
+            if (score > best_score) {
+                best_score = score;
+                best = (int32_t)r;
+            }
+        }
+        if (best < 0) return does_not_fit(c, at);
+        c->roots.at[best].dram = true;
+    }
+}
+
+/* ---- blocks ---- */
+
+static mera_status choose_blocks(compiler *c)
+{
+    for (size_t i = 0; i < c->layers.count; i++) {
+        layer *l = &c->layers.at[i];
+        l->block_rows = 0;
+        l->keep_weights = true;
+        if (l->kind == LAYER_VIEW || l->kind == LAYER_COPY) continue;
+        if (!tensor_in_dram(c, l->in[0]) && !tensor_in_dram(c, l->in[1]) && !tensor_in_dram(c, l->residual) && !tensor_in_dram(c, l->out))
+            continue;
+        int64_t least, all;
+        layer_weight_bytes(c, l, &least, &all);
+        const int64_t room = c->platform.sram_bytes - c->slack - resident_bytes(c, (int32_t)i) - 1024;
+        l->keep_weights = all <= room / 3;
+        const int64_t weights = l->keep_weights ? all : min_i64(2 * least, max_i64(least, room / 3));
+        const int64_t rows = tensor_at(c, l->out)->shape[1];
+        int64_t low = 1, high = rows;
+        if (c->options.max_tile_height > 0) high = min_i64(high, c->options.max_tile_height);
+        /* Two blocks at a time, so that one moves while the other is worked on. */
+        while (low < high) {
+            const int64_t middle = (low + high + 1) / 2;
+            if (2 * stage_bytes(c, l, middle) + weights <= room) low = middle;
+            else high = middle - 1;
+        }
+        /* Several blocks even when one would do: the first one is soon there. */
+        if (low == rows && rows >= 8 && l->keep_weights) low = ceil_div(rows, 4);
+        l->block_rows = ceil_div(rows, ceil_div(rows, low));
+    }
+    return MERA_OK;
+}
+
+mera_status stage_plan(compiler *c)
+{
+    for (size_t r = 0; r < c->roots.count; r++) c->roots.at[r].dram = false;
+    TRY(choose_homes(c));
+    return choose_blocks(c);
+}

@@ -1,0 +1,91 @@
+/* quantmath.h: the integer arithmetic of requantization, the one place in C where it stands.
+ *
+ * Source: gemmlowp's fixedpoint and TFLite's reference kernels (common.h), which TOSA's apply_scale_32 with double
+ * rounding equals. real = multiplier * 2^(shift - 31), multiplier in [2^30, 2^31). */
+#ifndef MERA_QUANTMATH_H
+#define MERA_QUANTMATH_H
+
+#include <math.h>
+#include <stdint.h>
+
+typedef struct rescale {
+    int32_t multiplier;
+    int32_t shift; /* > 0: left */
+} rescale;
+
+/* TFLite's QuantizeMultiplier for real >= 0. */
+static inline rescale rescale_from_real(double real)
+{
+    rescale r = {0, 0};
+    if (!(real > 0.0)) return r;
+    int exponent;
+    const double fraction = frexp(real, &exponent);
+    int64_t fixed = (int64_t)round(fraction * 2147483648.0);
+    if (fixed == (int64_t)1 << 31) {
+        fixed /= 2;
+        exponent++;
+    }
+    if (exponent < -31) return r; /* rounds every int32 to zero */
+    if (exponent > 30) {          /* saturates, as TFLite does */
+        exponent = 30;
+        fixed = 2147483647;
+    }
+    r.multiplier = (int32_t)fixed;
+    r.shift = exponent;
+    return r;
+}
+
+/* (2ab + 2^31) >> 32 with ties away from zero, saturating only for a = b = -2^31. */
+static inline int32_t saturating_rounding_doubling_high_mul(int32_t a, int32_t b)
+{
+    if (a == b && a == INT32_MIN) return INT32_MAX;
+    const int64_t ab = (int64_t)a * b;
+    const int64_t nudge = ab >= 0 ? (int64_t)1 << 30 : 1 - ((int64_t)1 << 30);
+    return (int32_t)((ab + nudge) / ((int64_t)1 << 31));
+}
+
+/* x / 2^exponent, ties away from zero; 0 <= exponent <= 31. */
+static inline int32_t rounding_divide_by_pot(int32_t x, int exponent)
+{
+    const int64_t mask = ((int64_t)1 << exponent) - 1;
+    const int64_t remainder = x & mask;
+    const int64_t threshold = (mask >> 1) + (x < 0 ? 1 : 0);
+    return (x >> exponent) + (remainder > threshold ? 1 : 0);
+}
+
+/* MultiplyByQuantizedMultiplier; a left shift wraps in 32 bits. */
+static inline int32_t apply_rescale(int32_t x, rescale r)
+{
+    const int left = r.shift > 0 ? r.shift : 0;
+    const int right = r.shift > 0 ? 0 : -r.shift;
+    return rounding_divide_by_pot(saturating_rounding_doubling_high_mul((int32_t)((uint32_t)x << left), r.multiplier), right);
+}
+
+static inline int32_t clamp_i32(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
+
+/* How ADD and SUB rescale: see dna_ops.def. All three reals are at most 1. */
+typedef struct add_rescale {
+    rescale a, b, y;
+} add_rescale;
+#define ADD_LEFT_SHIFT 20
+
+static inline add_rescale add_rescale_from_scales(float a, float b, float y)
+{
+    const double twice = 2.0 * ((double)a > (double)b ? (double)a : (double)b);
+    const add_rescale r = {rescale_from_real((double)a / twice), rescale_from_real((double)b / twice),
+                           rescale_from_real(twice / ((double)(1 << ADD_LEFT_SHIFT) * (double)y))};
+    return r;
+}
+
+/* a and b without their zero points; sign is +1 (ADD) or -1 (SUB); without y's zero point and clamp. */
+static inline int32_t add_rescaled(int32_t a, int32_t b, int sign, const add_rescale *r)
+{
+    const int32_t sa = apply_rescale((int32_t)((uint32_t)a << ADD_LEFT_SHIFT), r->a);
+    const int32_t sb = apply_rescale((int32_t)((uint32_t)b << ADD_LEFT_SHIFT), r->b);
+    return apply_rescale((int32_t)((uint32_t)sa + (uint32_t)(sign * sb)), r->y);
+}
+
+/* S / n with ties away from zero; n > 0. */
+static inline int32_t rounding_divide(int32_t sum, int32_t n) { return (sum > 0 ? sum + n / 2 : sum - n / 2) / n; }
+
+#endif

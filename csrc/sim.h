@@ -1,0 +1,34 @@
+/* sim.h: the Simulator's two halves: what instructions do (sim_exec.c), and when (sim_time.c). Timing does not depend on
+ * data, so it is simulated once; a run executes the instructions in the order in which they completed. */
+#ifndef MERA_SIM_H
+#define MERA_SIM_H
+
+#include "kernels.h"
+#include "program.h"
+
+struct mera_simulator {
+    mera_object object;
+    arena memory;
+    mera_program *program;
+    uint8_t *sram, *dram; /* dram: constants, inputs, outputs, scratch */
+    /* execution */
+    int threads;
+    int32_t *accumulators; /* [unit][512][W] */
+    uint8_t *scratch;
+    size_t scratch_bytes;
+    /* timing */
+    bool timed;
+    int32_t *completion_order;
+    mera_event *events; /* one an instruction but sync, in order of start */
+    int64_t event_count;
+    mera_layer_stats *layers;
+    mera_stats stats;
+};
+
+/* Scratch memory that execution needs for the largest instruction. */
+size_t exec_scratch_bytes(const mera_program *p);
+void exec_instr(mera_simulator *s, const instr *i);
+/* Fills completion_order, events, layers, stats. MERA_DEADLOCK if queues wait for each other. */
+mera_status time_program(mera_simulator *s);
+
+#endif

@@ -1,0 +1,74 @@
+"""mera_torch: an open, PyTorch-native compiler and simulator for the Dynamic Neural Accelerator.
+
+The names below are loaded when first used, so that the parts without torch work where torch is not installed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mera_torch.errors import (
+    CalibrationError,
+    ConfigError,
+    CorruptFileError,
+    DoesNotFitError,
+    InternalError,
+    InvalidModelError,
+    MeraError,
+    OutOfMemoryError,
+    UnsupportedError,
+)
+from mera_torch.platform import Platform
+
+if TYPE_CHECKING:
+    from mera_torch.backend.dynamo import mera_backend
+    from mera_torch.backend.explain import Explanation, explain
+    from mera_torch.backend.runtime import Runner
+    from mera_torch.compile import export
+    from mera_torch.project import Deployment, load
+    from mera_torch.quant import MeraQuantizer, quantize
+
+_LAZY = {
+    "Deployment": "mera_torch.project",
+    "Explanation": "mera_torch.backend.explain",
+    "MeraQuantizer": "mera_torch.quant",
+    "Runner": "mera_torch.backend.runtime",
+    "explain": "mera_torch.backend.explain",
+    "export": "mera_torch.compile",
+    "load": "mera_torch.project",
+    "mera_backend": "mera_torch.backend.dynamo",
+    "quantize": "mera_torch.quant",
+}
+
+__all__ = [
+    "CalibrationError",
+    "ConfigError",
+    "CorruptFileError",
+    "Deployment",
+    "DoesNotFitError",
+    "Explanation",
+    "InternalError",
+    "InvalidModelError",
+    "MeraError",
+    "MeraQuantizer",
+    "OutOfMemoryError",
+    "Platform",
+    "Runner",
+    "UnsupportedError",
+    "explain",
+    "export",
+    "load",
+    "mera_backend",
+    "quantize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'mera_torch' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

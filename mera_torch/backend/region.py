@@ -1,0 +1,177 @@
+"""One region of a deployment: its DNA graph, its program, its borders. Needs numpy alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import native
+from ..errors import ConfigError, nearest
+from ..platform import Platform
+from .layout import Layout
+
+TARGETS = ("InterpreterHw", "Simulator")
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Port:
+    """A border of a region.
+
+    value: the name in the host graph; shape: PyTorch's; sizes, dims: its Layout; dna: the DNA shape; scale, zero_point:
+    its quantization; real: whether the host's value is float32 (the port quantizes or dequantizes) or int8.
+    """
+
+    value: str
+    shape: tuple[int, ...]
+    sizes: tuple[int, ...]
+    dims: tuple[tuple[int, ...], ...]
+    dna: tuple[int, int, int, int]
+    scale: float
+    zero_point: int
+    real: bool
+
+    @cached_property
+    def _image(self) -> bool:
+        if len(self.shape) != 4:
+            return False
+        n, c, h, w = self.shape
+        return self.dna == (n, h, w, c) and Layout(self.sizes, self.dims) == Layout.image(self.shape)
+
+    @cached_property
+    def _order(self) -> tuple[int, ...]:
+        """The storage axes in PyTorch's order."""
+        return tuple(axis for axes in self.dims for axis in axes)
+
+    def store(self, x: Array) -> Array:
+        """PyTorch's value -> int8 in the DNA's shape."""
+        if self.real and self._image:
+            n, c, h, w = x.strides
+            rows = x.shape[3] * w
+            if c == x.itemsize and w == c * x.shape[1] and h == rows and n == h * x.shape[2]:  # channels_last already
+                return native.quantize_f32(x.transpose(0, 2, 3, 1), self.scale, self.zero_point, channels_last=True)
+            return native.quantize_f32(x, self.scale, self.zero_point)
+        axes = x.reshape([self.sizes[a] for a in self._order])
+        stored = np.ascontiguousarray(axes.transpose(np.argsort(self._order)) if self._order else axes)
+        if self.real:
+            flat = stored.reshape(1, 1, 1, -1)
+            stored = native.quantize_f32(flat, self.scale, self.zero_point, channels_last=True)
+        return stored.reshape(self.dna)
+
+    def fetch(self, q: Array) -> Array:
+        """int8 in the DNA's shape -> PyTorch's value."""
+        if self.real and self._image:
+            return native.dequantize_i8(q.reshape(self.dna), self.scale, self.zero_point)
+        stored: Array = q
+        if self.real:
+            flat = native.dequantize_i8(q.reshape(1, 1, 1, -1), self.scale, self.zero_point, channels_last=True)
+            stored = flat
+        return np.ascontiguousarray(stored.reshape(self.sizes).transpose(self._order)).reshape(self.shape)
+
+
+@dataclass
+class DnaRegion:
+    """graph: finished. inputs[i] feeds the graph's input i; outputs[i] reads the graph's output tensor[i].
+
+    rows: for each DNA node name, the operator as captured (op, module path, source line).
+    """
+
+    name: str
+    graph: native.Graph
+    inputs: list[Port]
+    outputs: list[Port]
+    output_index: list[int]
+    platform: Platform
+    options: Mapping[str, int]
+    rows: dict[str, tuple[str, str, str]]
+    lower_bound: dict[str, int]
+    progress: native.Progress | None = None
+    _program: native.Program | None = None
+    _engines: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def program(self) -> native.Program:
+        """Compiled when first asked for."""
+        if self._program is None:
+            self._program = self.graph.compile(self.platform, dict(self.options), self.progress)
+        return self._program
+
+    def adopt(self, program: native.Program) -> None:
+        """A program that was compiled before."""
+        self._program = program
+
+    def engine(self, target: str) -> Any:
+        if target not in self._engines:
+            check_target(target)
+            made = native.Simulator(self.program) if target == "Simulator" else native.Interpreter(self.graph)
+            self._engines[target] = made
+        return self._engines[target]
+
+    def run(self, target: str, inputs: Sequence[Array]) -> list[Array]:
+        """PyTorch's values of the inputs -> those of the outputs."""
+        stored = [port.store(x) for port, x in zip(self.inputs, inputs, strict=True)]
+        results = self.engine(target).run(stored)
+        return [port.fetch(results[i]) for port, i in zip(self.outputs, self.output_index, strict=True)]
+
+    @property
+    def simulator(self) -> native.Simulator:
+        engine: native.Simulator = self.engine("Simulator")
+        return engine
+
+    @property
+    def macs(self) -> int:
+        return sum(node.macs for node in self.graph.nodes)
+
+    def layers(self) -> list[dict[str, Any]]:
+        """One row a DNA node that ran, in the order of the program."""
+        program = self.program
+        peak = program.platform.macs_per_cycle
+        rows = []
+        for stats in self.simulator.layers():
+            name, op, layer, source = program.nodes[stats["node"]]
+            cycles = stats["end_cycle"] - stats["start_cycle"]
+            rows.append({
+                "region": self.name, "node": name, "op": op, "aten": self.rows.get(name, ("", "", ""))[0],
+                "module": layer, "source": source, "start_cycle": stats["start_cycle"], "cycles": cycles,
+                "macs": stats["macs"], "utilization": stats["macs"] / (cycles * peak) if cycles else 0.0,
+                "array_cycles": stats["array_cycles"], "window_cycles": stats["window_cycles"],
+                "vector_cycles": stats["vector_cycles"], "dram_bytes_read": stats["dram_bytes_read"],
+                "dram_bytes_written": stats["dram_bytes_written"],
+            })  # fmt: skip
+        return rows
+
+    def describe(self) -> dict[str, Any]:
+        """What a deployment's JSON holds of the region."""
+        return {
+            "name": self.name, "inputs": [asdict(p) for p in self.inputs], "outputs": [asdict(p) for p in self.outputs],
+            "output_index": self.output_index, "options": dict(self.options), "rows": self.rows,
+            "lower_bound": self.lower_bound,
+        }  # fmt: skip
+
+
+def port_from(values: Mapping[str, Any]) -> Port:
+    """A Port from describe()'s JSON."""
+    ints = {key: tuple(int(i) for i in values[key]) for key in ("shape", "sizes", "dna")}
+    dims = tuple(tuple(int(a) for a in axes) for axes in values["dims"])
+    axes = sorted(a for group in dims for a in group)
+    if axes != list(range(len(ints["sizes"]))) or math.prod(ints["sizes"]) != math.prod(ints["dna"]):
+        raise ValueError("a port's layout does not match its shape")
+    if tuple(math.prod(ints["sizes"][a] for a in group) for group in dims) != ints["shape"] or len(ints["dna"]) != 4:
+        raise ValueError("a port's layout does not match its shape")
+    return Port(
+        str(values["value"]), ints["shape"], ints["sizes"], dims, ints["dna"], float(values["scale"]),  # type: ignore[arg-type]
+        int(values["zero_point"]), bool(values["real"]),
+    )  # fmt: skip
+
+
+def check_target(target: str) -> str:
+    """The target itself; ConfigError naming what there is if it is unknown."""
+    if target not in TARGETS:
+        raise ConfigError(f"unknown target {target!r}: {nearest(str(target), TARGETS)}; there are {', '.join(TARGETS)}")
+    return target

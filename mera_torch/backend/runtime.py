@@ -1,0 +1,149 @@
+"""The runner: a torch.nn.Module that computes what the original module computes, its regions on a DNA target."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from ..errors import InvalidModelError
+from ..platform import Platform
+from .capture import InputSpec
+from .host import HostGraph, Ref, names
+from .region import DnaRegion, check_target
+
+
+def run_steps(
+    graph: HostGraph, regions: Sequence[DnaRegion], target: str, inputs: Sequence[Any], dead: list[set[str]]
+) -> list[Any]:
+    """The flat outputs for flat inputs; dead: last_uses()."""
+    values: dict[str, Any] = dict(graph.constants)
+    values.update(zip(graph.inputs, inputs, strict=True))
+    for step, unneeded in zip(graph.steps, dead, strict=True):
+        if step.region >= 0:
+            region = regions[step.region]
+            arrays = [values[port.value].detach().numpy() for port in region.inputs]
+            for port, array in zip(region.outputs, region.run(target, arrays), strict=True):
+                values[port.value] = torch.from_numpy(array)
+        elif step.target is not None:
+            values[step.name] = step.target(*_resolve(step.args, values), **_resolve(dict(step.kwargs), values))
+        for name in unneeded:
+            values.pop(name, None)
+    return [_resolve(o, values) for o in graph.outputs]
+
+
+def _resolve(args: Any, values: dict[str, Any]) -> Any:
+    if isinstance(args, Ref):
+        return values[args.name]
+    if isinstance(args, list):
+        return [_resolve(a, values) for a in args]
+    if isinstance(args, tuple):
+        return tuple(_resolve(a, values) for a in args)
+    if isinstance(args, dict):
+        return {key: _resolve(a, values) for key, a in args.items()}
+    return args
+
+
+def last_uses(graph: HostGraph, regions: Sequence[DnaRegion]) -> list[set[str]]:
+    """For each step, the values that nothing reads after it."""
+    needed = names(graph.outputs) | set(graph.constants)
+    dead: list[set[str]] = []
+    for step in reversed(graph.steps):
+        read = {p.value for p in regions[step.region].inputs} if step.region >= 0 else names((step.args, step.kwargs))
+        dead.append(read - needed)
+        needed |= read
+    return dead[::-1]
+
+
+class Runner(torch.nn.Module):
+    """Runs a deployment: runner(*inputs) gives what the original module gives.
+
+    target: "InterpreterHw" (node by node, the accelerator's arithmetic) or "Simulator" (the compiled program, bits and
+    cycles); both give the same bytes.
+    """
+
+    def __init__(
+        self, graph: HostGraph, regions: Sequence[DnaRegion], inputs: Sequence[InputSpec], in_spec: pytree.TreeSpec,
+        out_spec: pytree.TreeSpec, platform: Platform, target: str, lower_bound_cycles: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.target = check_target(target)
+        self.platform = platform
+        self.regions = list(regions)
+        self._graph, self._inputs = graph, list(inputs)
+        self._in_spec, self._out_spec = in_spec, out_spec
+        self._lower_bound = lower_bound_cycles
+        self._dead = last_uses(graph, self.regions)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The original module's call. Raises InvalidModelError for inputs of another count, shape or dtype."""
+        with torch.no_grad():
+            flat = run_steps(self._graph, self.regions, self.target, self._flatten(args, kwargs), self._dead)
+        return pytree.tree_unflatten(flat, self._out_spec)
+
+    def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        flat, spec = pytree.tree_flatten((args, kwargs))
+        if spec != self._in_spec or len(flat) != len(self._inputs):
+            wanted = ", ".join(_describe(s) for s in self._inputs)
+            raise InvalidModelError(
+                f"the model takes {len(self._inputs)} inputs ({wanted}), got {len(flat)} or another structure of arguments"
+            )
+        for index, (value, wanted_input) in enumerate(zip(flat, self._inputs, strict=True)):
+            _check_input(index, value, wanted_input)
+        return flat
+
+    def metrics(self) -> dict[str, Any]:
+        """What one inference costs on the platform, summed over regions; timing does not depend on data.
+
+        cycles, latency_ms, macs, utilization (of the peak MACs, 0 to 1), dram_bytes_read, dram_bytes_written,
+        sram_peak_bytes, lower_bound_cycles, instructions, busy and conflict cycles; "layers": one dict a DNA node with
+        node, op, aten, module, source, start_cycle, cycles, macs, utilization, dram bytes.
+        """
+        total: dict[str, Any] = {}
+        for region in self.regions:
+            for key, value in region.simulator.stats().items():
+                total[key] = max(total.get(key, 0), value) if key == "sram_peak_bytes" else total.get(key, 0) + value
+        cycles, peak = total["cycles"], self.platform.macs_per_cycle
+        return {
+            "platform": self.platform.name,
+            "target": self.target,
+            "regions": len(self.regions),
+            **total,
+            "latency_ms": cycles / (self.platform.clock_mhz * 1e3),
+            "utilization": total["macs"] / (cycles * peak) if cycles else 0.0,
+            "lower_bound_cycles": self._lower_bound,
+            "layers": [row for region in self.regions for row in region.layers()],
+        }
+
+    def trace(self, path: str | os.PathLike[str]) -> None:
+        """Writes what every engine did in every cycle as a trace that ui.perfetto.dev and chrome://tracing open."""
+        from ..trace import write_trace
+
+        write_trace(path, self.regions, self.platform)
+
+    def extra_repr(self) -> str:
+        return f"target={self.target}, platform={self.platform.name}, regions={len(self.regions)}"
+
+
+def _describe(spec: InputSpec) -> str:
+    if spec.dtype is None:
+        return f"{spec.name}={spec.constant!r}"
+    return f"{spec.name}: {str(spec.dtype).removeprefix('torch.')}{list(spec.shape)}"
+
+
+def _check_input(index: int, value: Any, spec: InputSpec) -> None:
+    if spec.dtype is None:
+        if value != spec.constant:
+            raise InvalidModelError(f"input {index} ({spec.name}) was {spec.constant!r} at compile time, got {value!r}")
+        return
+    if not isinstance(value, torch.Tensor):
+        raise InvalidModelError(f"input {index} ({_describe(spec)}) must be a tensor, got {type(value).__name__}")
+    if tuple(value.shape) != spec.shape:
+        raise InvalidModelError(f"input {index} ({_describe(spec)}) must have shape {list(spec.shape)}, got {list(value.shape)}")
+    if value.dtype != spec.dtype:
+        raise InvalidModelError(f"input {index} ({_describe(spec)}) must have dtype {spec.dtype}, got {value.dtype}")
+    if value.device.type != "cpu":
+        raise InvalidModelError(f"input {index} ({_describe(spec)}) must be on the CPU, got {value.device}")

@@ -1,0 +1,422 @@
+"""A region of quantized FX nodes, written as a DNA graph through mera_torch.native.
+
+Each family of operators says in mera_torch/ops how its nodes are lowered; this class holds the graph under construction
+and gives every tensor in the shape in which an operator wants it, without moving bytes where the layout allows it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import torch
+from torch import fx
+
+from .. import native
+from ..errors import InvalidModelError, UnsupportedError
+from ..ops.common import QParams, Rejected, constant, is_call, origins, shape
+from ..ops.registry import LOWERINGS
+from .layout import Axes, Layout, moves
+
+Shape4 = tuple[int, int, int, int]
+Groups = tuple[Axes, Axes, Axes, Axes]
+"""For each of the DNA's dimensions N, H, W, C: the PyTorch dimensions that it is the product of."""
+
+IMAGE: Groups = ((0,), (2,), (3,), (1,))
+
+
+@dataclass(frozen=True)
+class Form:
+    """The DNA shape of a tensor and the PyTorch tensor that it stands for."""
+
+    shape: Shape4
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the DNA graph."""
+
+    tensor: int
+    form: Form
+    q: QParams
+
+
+@dataclass(frozen=True)
+class Border:
+    """An input or output of a region: which FX node, and how it lies in memory."""
+
+    node: fx.Node
+    form: Form
+    q: QParams
+    tensor: int
+
+
+class Lowering:
+    """Builds the DNA graph of one region.
+
+    inputs: the int8 FX nodes outside that the region reads; nodes: its nodes in order; outputs: those read outside.
+    Raises Rejected, naming the node, if one cannot be lowered.
+    """
+
+    def __init__(self, name: str, gm: fx.GraphModule) -> None:
+        self.gm = gm
+        self.graph = native.Graph(name)
+        self.values: dict[fx.Node, Value] = {}
+        self.inputs: list[Border] = []
+        self.outputs: list[Border] = []
+        self.counts = {"transpose": 0, "reshape": 0}
+        self._node: fx.Node | None = None
+        self._forms: dict[tuple[int, Axes, Shape4], Value] = {}
+        self._names: dict[str, int] = {}
+        self._shape_of: dict[int, Shape4] = {}
+
+    def run(self, inputs: Sequence[fx.Node], nodes: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> None:
+        for node in inputs:
+            self._input(node, nodes)
+        for node in nodes:
+            self._node = node
+            LOWERINGS[node.target](self, node)
+        given = {border.tensor for border in self.inputs}
+        for node in outputs:
+            value = self.values[node]
+            if value.tensor in given:
+                self.reject(node, "it only rearranges an input, which the host does in passing")
+            if value.tensor not in {border.tensor for border in self.outputs}:
+                self.graph.output(value.tensor)
+            self.outputs.append(Border(node, value.form, value.q, value.tensor))
+        self.graph.finish()
+
+    # ---- what the lowering rules of mera_torch.ops read ----
+
+    def constant(self, node: Any) -> torch.Tensor:
+        held = constant(self.gm, node)
+        if held is None:
+            self.reject(self._current, f"{node} must be a constant")
+        return held
+
+    def image(self, node: Any) -> int:
+        """The tensor as NHWC; node: [N,C,H,W]."""
+        return self.read(node, IMAGE).tensor
+
+    def any(self, node: Any) -> tuple[int, Form]:
+        """The tensor in whatever form it has."""
+        value = self.values[node]
+        return value.tensor, value.form
+
+    def clamp(self, node: fx.Node) -> dict[str, int]:
+        low, high = node.kwargs["clamp"]  # type: ignore[misc]
+        return {"clamp_min": low, "clamp_max": high}
+
+    def weight(self, node: fx.Node, weight: torch.Tensor) -> list[int]:
+        """The constants of a convolution: weight OHWI int8, and the node's bias and scales (args 2 and 3)."""
+        name = origins(node)[0].name
+        w = self.graph.constant(self._unique(f"{name}.weight"), weight.numpy())
+        scale = self.constant(node.args[3])
+        self.graph.quantize(w, scale.numpy(), torch.zeros(scale.shape, dtype=torch.int32).numpy())
+        bias = self.constant(node.args[2]).reshape(1, 1, 1, -1).contiguous()
+        return [w, self.graph.constant(self._unique(f"{name}.bias"), bias.numpy())]
+
+    def table(self, table: torch.Tensor, name: str) -> int:
+        return self.graph.constant(self._unique(f"{name}.table"), table.reshape(1, 1, 1, 256).contiguous().numpy())
+
+    def rows(self, node: Any) -> tuple[int, Form, list[int], list[int]]:
+        """The tensor as rows of its last dimension: (tensor, form, sizes, order).
+
+        The last dimension may consist of several storage axes: `sizes` of these in PyTorch's order, and `order`, which
+        of them comes first, second, ... in memory.
+        """
+        value = self.values[node]
+        last, rank = value.form.layout.dims[-1], len(value.form.layout.dims)
+        total = len(value.form.layout.sizes)
+        lead = [a for a in range(total) if a not in last]
+        if lead != list(range(len(lead))):
+            value = self._reorder(value, (*lead, *sorted(last)))
+            last = value.form.layout.dims[-1]
+        layout = value.form.layout
+        sizes = [layout.sizes[a] for a in last]
+        order = sorted(range(len(last)), key=lambda i: last[i])
+        depth = layout.extent(last)
+        rest = math.prod(layout.sizes) // depth
+        batch = layout.dims[0] if rank > 1 else ()
+        first = layout.extent(batch) if batch == tuple(range(len(batch))) else 1
+        middle = [layout.dims[d] for d in range(1, rank - 1)]
+        if rank == 4 and [*batch, *middle[0], *middle[1]] == list(range(len(lead))):
+            shape4 = (first, layout.extent(middle[0]), layout.extent(middle[1]), depth)
+        else:
+            shape4 = (first, 1, rest // first, depth)
+        value = self._shaped(value, shape4)
+        return value.tensor, value.form, sizes, order
+
+    def reduction(self, node: Any, reduced: Sequence[int]) -> tuple[int, Layout]:
+        """The tensor with the reduced dimensions as H and W: (tensor, layout of what is kept, keeping dims empty)."""
+        value = self.values[node]
+        layout = value.form.layout
+        gone = {a for d in reduced for a in layout.dims[d]}
+        first = min(gone, default=len(layout.sizes))
+        before = [a for a in range(len(layout.sizes)) if a < first]
+        after = [a for a in range(len(layout.sizes)) if a > first and a not in gone]
+        if not gone and layout.sizes:  # only dimensions of size 1 are reduced: the last axis plays the channels
+            before, after = before[:-1], before[-1:]
+        order = (*before, *sorted(gone), *after)
+        value = self._reorder(value, order)
+        height = layout.sizes[first] if gone else 1
+        width = math.prod(layout.sizes[a] for a in gone) // height
+        n, c = (math.prod(layout.sizes[a] for a in part) for part in (before, after))
+        value = self._shaped(value, (n, height, width, c))
+        position = {axis: i for i, axis in enumerate([*before, *after])}
+        dims = tuple(tuple(position[a] for a in axes if a not in gone) for axes in layout.dims)
+        return value.tensor, Layout(tuple(layout.sizes[a] for a in [*before, *after]), dims)
+
+    def by_dimension(self, node: Any, result: tuple[int, ...]) -> tuple[int, dict[int, int], Form]:
+        """The tensor with each PyTorch dimension in a DNA dimension of its own: (tensor, DNA dimension of each, form of
+        a result of shape `result` in the same order)."""
+        groups = self._groups(node, [d for d, size in enumerate(result) if size != 1])
+        value = self.read(node, groups)
+        axes = {d: axis for axis, group in enumerate(groups) for d in group}
+        return value.tensor, axes, _form(result, groups)
+
+    def joined(self, nodes: Sequence[Any], dim: int, result: tuple[int, ...]) -> tuple[list[int], Form, int]:
+        """Inputs of a concatenation in one order: (tensors, form of the result, DNA dimension of dim)."""
+        lead = next((n for n in nodes if n in self.values), None)
+        if lead is None:
+            self.reject(self._current, "all inputs of cat are constants")
+        groups = self._groups(lead, [d for d, size in enumerate(result) if size != 1])
+        axis = next(i for i, group in enumerate(groups) if dim in group)
+        q = self._current.meta["q"]
+        return [self.read(node, groups, q).tensor for node in nodes], _form(result, groups), axis
+
+    def broadcast(
+        self, a: Any, a_q: Any, b: Any, b_q: Any, result: tuple[int, ...]
+    ) -> tuple[int, int, Form]:
+        """Both operands of an elementwise operator in one order: (tensor a, tensor b, form of the result)."""
+        rank = len(result)
+        whole = a if shape(a) == result and a in self.values else b
+        if whole not in self.values:
+            self.reject(self._current, "the operand that is not broadcast must not be a constant")
+        other = b if whole is a else a
+        v, w = self.values[whole], self.values.get(other)
+        if w is not None and v.form.layout == w.form.layout:
+            w = self._shaped(w, v.form.shape)
+            pair = {whole: v.tensor, other: w.tensor}
+            return pair[a], pair[b], v.form
+        groups = self._groups(whole, [])
+        v = self.read(whole, groups)
+        small = self.read(other, groups, QParams(*(b_q if whole is a else a_q)), rank).tensor
+        pair = {whole: v.tensor, other: small}
+        return pair[a], pair[b], v.form
+
+    # ---- what they emit ----
+
+    def emit_image(self, node: fx.Node, op: str, inputs: list[int], attrs: dict[str, int]) -> None:
+        """An operator with a result [N,C,H,W] in PyTorch, NHWC here."""
+        self.emit_like(node, op, inputs, attrs, _form(shape(node), IMAGE))
+
+    def emit_rows(
+        self, node: fx.Node, op: str, inputs: list[int], attrs: dict[str, int], form: Form, outputs: int
+    ) -> None:
+        """A result like `form`, with `outputs` in the last dimension."""
+        last = form.layout.dims[-1]
+        lead = len(form.layout.sizes) - len(last)
+        sizes = form.layout.sizes[:lead] + ((outputs,) if outputs != 1 else ())
+        dims = (*form.layout.dims[:-1], (lead,) if outputs != 1 else ())
+        self.emit_like(node, op, inputs, attrs, Form((*form.shape[:3], outputs), Layout(sizes, dims)))
+
+    def emit_reduced(
+        self, node: fx.Node, op: str, inputs: list[int], attrs: dict[str, int], kept: Layout, keepdim: bool,
+        reduced: Sequence[int],
+    ) -> None:  # fmt: skip
+        """A result [N,1,1,C] for `kept` of reduction()."""
+        n, _, _, c = self._shape_of[inputs[0]]
+        dims = kept.dims if keepdim else tuple(axes for d, axes in enumerate(kept.dims) if d not in set(reduced))
+        self.emit_like(node, op, inputs, attrs, Form((n, 1, 1, c), Layout(kept.sizes, dims)))
+
+    def emit_like(self, node: fx.Node, op: str, inputs: list[int], attrs: dict[str, int], form: Form) -> None:
+        q = QParams(*node.meta["q"])
+        self.values[node] = Value(self._emit(op, inputs, form.shape, q, attrs, self._name(node)), form, q)
+
+    def alias(self, node: fx.Node, source: Any) -> None:
+        self.values[node] = self.values[source]
+
+    def reshape(self, node: fx.Node, source: Any, result: tuple[int, ...]) -> None:
+        value = self.values[source]
+        layout = value.form.layout.reshaped(result)
+        if layout is None:  # the elements must first stand in PyTorch's order
+            order = tuple(a for axes in value.form.layout.dims for a in axes)
+            value = self._reorder(value, order)
+            layout = Layout.of(result)
+        self.values[node] = replace(value, form=Form(value.form.shape, layout))
+
+    def permute(self, node: fx.Node, source: Any, order: Any) -> None:
+        value = self.values[source]
+        self.values[node] = replace(value, form=Form(value.form.shape, value.form.layout.permuted(tuple(order))))
+
+    def reject(self, node: fx.Node, reason: str) -> NoReturn:
+        raise Rejected(node, reason)
+
+    # ---- forms ----
+
+    def read(self, node: Any, groups: Groups, q: QParams | None = None, rank: int | None = None) -> Value:
+        """A tensor, or a constant of quantization q, with its dimensions grouped and ordered as `groups` says; rank:
+        the rank to which dimensions of size 1 in front are added."""
+        if node not in self.values:
+            return self._constant(node, groups, q, rank)
+        value = self.values[node]
+        layout = value.form.layout
+        if rank is not None and rank > len(layout.dims):
+            layout = Layout(layout.sizes, ((),) * (rank - len(layout.dims)) + layout.dims)
+            value = replace(value, form=Form(value.form.shape, layout))
+        order = tuple(a for group in groups for d in group for a in layout.dims[d])
+        value = self._reorder(value, order)
+        layout = value.form.layout
+        extents = [math.prod(layout.extent(layout.dims[d]) for d in group) for group in groups]
+        return self._shaped(value, (extents[0], extents[1], extents[2], extents[3]))
+
+    def _constant(self, node: Any, groups: Groups, q: QParams | None, rank: int | None) -> Value:
+        held = self.constant(node)
+        if rank is not None:
+            held = held.reshape((1,) * (rank - held.dim()) + tuple(held.shape))
+        order = [d for group in groups for d in group]
+        order = [d for d in range(held.dim()) if d not in order] + order
+        extents = [math.prod(held.shape[d] for d in group) for group in groups]
+        shape4 = (extents[0], extents[1], extents[2], extents[3])
+        data = held.permute(order).reshape(shape4).contiguous()
+        tensor = self.graph.constant(self._name(node), data.numpy())
+        if q is None:
+            self.reject(self._current, f"the constant {node} has no quantization")
+        self.graph.quantize(tensor, q.scale, q.zero_point)
+        return Value(tensor, Form(shape4, Layout.of(tuple(held.shape), tuple(order))), q)
+
+    def _groups(self, node: Any, needed: Sequence[int]) -> Groups:
+        """Each PyTorch dimension in a DNA dimension of its own, in the order of memory if possible; those in `needed`
+        and all of size above 1 are there."""
+        layout = self.values[node].form.layout
+        rank = len(layout.dims)
+        dims = [d for d in range(rank) if rank <= 4 or layout.dims[d] or d in set(needed)]
+        if len(dims) > 4:
+            self.reject(self._current, f"at most 4 dimensions may be larger than 1, got {list(layout.shape)}")
+        fast = layout.fast_dims()
+        for order in ([0, 2, 3, 1] if rank == 4 else dims, dims):
+            if fast is not None and [d for d in order if d in fast] == list(fast):
+                break
+        else:
+            if fast is None:
+                order = [0, 2, 3, 1] if rank == 4 else dims
+            else:
+                order = [d for d in dims if d not in fast] + list(fast)
+        return _spread(order)
+
+    def _reorder(self, value: Value, order: Axes) -> Value:
+        """Storage axes brought into `order`: nothing, or as many transposes as there are blocks to exchange."""
+        key = (value.tensor, order, (0, 0, 0, 0))
+        if order == tuple(range(len(order))):
+            return value
+        if key in self._forms:
+            return replace(self._forms[key], form=Form(self._forms[key].form.shape, value.form.layout.reordered(order)))
+        layout = value.form.layout
+        sizes, current = list(layout.sizes), value
+        for begin, middle, end in moves(order):
+            a, b, c, d = (math.prod(sizes[i:j]) for i, j in ((0, begin), (begin, middle), (middle, end), (end, None)))
+            current = self._shaped(current, (a, b, c, d))
+            attrs = {"perm_0": 0, "perm_1": 2, "perm_2": 1, "perm_3": 3}
+            tensor = self._emit("transpose", [current.tensor], (a, c, b, d), value.q, attrs, self._name(None, "transpose"))
+            sizes[begin:end] = sizes[middle:end] + sizes[begin:middle]
+            current = Value(tensor, Form((a, c, b, d), layout), value.q)
+            self.counts["transpose"] += 1
+        current = replace(current, form=Form(current.form.shape, layout.reordered(order)))
+        self._forms[key] = current
+        return current
+
+    def _shaped(self, value: Value, shape4: Shape4) -> Value:
+        """The same bytes under another DNA shape."""
+        if value.form.shape == shape4:
+            return value
+        key = (value.tensor, (), shape4)
+        if key not in self._forms:
+            tensor = self._emit("reshape", [value.tensor], shape4, value.q, {}, self._name(None, "reshape"))
+            self.counts["reshape"] += 1
+            self._forms[key] = Value(tensor, Form(shape4, value.form.layout), value.q)
+        return Value(self._forms[key].tensor, Form(shape4, value.form.layout), value.q)
+
+    # ---- the graph ----
+
+    def _input(self, node: fx.Node, nodes: Sequence[fx.Node]) -> None:
+        form = _form_of_input(node, set(nodes))
+        q = QParams(*node.meta["q"])
+        tensor = self._tensor(self._name(node), form.shape, q)
+        self.graph.input(tensor)
+        self.values[node] = Value(tensor, form, q)
+        self.inputs.append(Border(node, form, q, tensor))
+
+    def _tensor(self, name: str, shape4: Shape4, q: QParams) -> int:
+        tensor: int = self.graph.tensor(name, shape4)
+        self.graph.quantize(tensor, q.scale, q.zero_point)
+        self._shape_of[tensor] = shape4
+        return tensor
+
+    def _emit(self, op: str, inputs: list[int], shape4: Shape4, q: QParams, attrs: dict[str, int], name: str) -> int:
+        where = origins(self._current)[0]
+        try:
+            tensor = self._tensor(name, shape4, q)
+            self.graph.node(op, inputs, tensor, attrs, name=name, layer=where.module, source=where.source)
+        except (UnsupportedError, InvalidModelError) as error:
+            raise Rejected(self._current, str(error)) from error
+        return tensor
+
+    @property
+    def _current(self) -> fx.Node:
+        if self._node is None:
+            raise InvalidModelError("lowering has not begun")
+        return self._node
+
+    def _name(self, node: fx.Node | None, kind: str = "") -> str:
+        """That of the captured operator, made unique in the graph."""
+        base = (node.name if node.op != "call_function" else origins(node)[0].name) if node is not None else ""
+        return self._unique(base or f"{origins(self._current)[0].name}.{kind}")
+
+    def _unique(self, name: str) -> str:
+        count = self._names[name] = self._names.get(name, -1) + 1
+        return name if count == 0 else f"{name}.{count}"
+
+
+def _spread(order: Sequence[int]) -> Groups:
+    """Up to four dimensions as N, H, W, C: one is C; two N and C; three N, W, C."""
+    n: tuple[tuple[int, ...], ...] = tuple((d,) for d in order)
+    e: tuple[int, ...] = ()
+    return {
+        0: (e, e, e, e), 1: (e, e, e, *n), 2: (*n[:1], e, e, *n[1:]), 3: (*n[:1], e, *n[1:]), 4: n,
+    }[len(n)]  # type: ignore[return-value]  # fmt: skip
+
+
+def _form(result: tuple[int, ...], groups: Groups) -> Form:
+    """The form of a tensor of PyTorch shape `result` that lies in memory in the order of `groups`."""
+    order = [d for group in groups for d in group]
+    order = [d for d in range(len(result)) if d not in order] + order
+    extents = [math.prod(result[d] for d in group) for group in groups]
+    return Form((extents[0], extents[1], extents[2], extents[3]), Layout.of(result, tuple(order)))
+
+
+def _form_of_input(node: fx.Node, region: set[fx.Node]) -> Form:
+    """How an input should lie in memory: as its first reader wants it, looking through permutations."""
+    sizes = shape(node)
+    order = list(range(len(sizes)))  # PyTorch dimension of `node` that each dimension of `current` is
+    current, wanted = node, None
+    while wanted is None:
+        readers = [user for user in current.users if user in region]
+        if not readers:
+            break
+        user = readers[0]
+        if is_call(user, torch.ops.aten.permute.default):
+            order = [order[d] for d in user.args[1]]  # type: ignore[union-attr, index]
+            current = user
+            continue
+        rows = getattr(user.target, "__name__", "") == "linear" or is_call(user, torch.ops.aten.reshape.default)
+        wanted = order if rows or len(order) != 4 else [order[0], order[2], order[3], order[1]]
+    wanted = wanted or order
+    dims = [d for d in wanted if sizes[d] != 1] if len(sizes) > 4 else wanted
+    if len(dims) <= 4:
+        return _form(sizes, _spread(dims))
+    total = math.prod(sizes)
+    return Form((1, 1, 1, total), Layout.of(sizes, tuple(wanted)))

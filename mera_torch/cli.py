@@ -1,0 +1,210 @@
+"""The command `mera`: the demo, platforms, and compiling, running and explaining .pt2 files."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import numpy as np
+
+from . import MeraError
+
+try:
+    import typer
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as error:
+    raise SystemExit(f'the command mera needs {error.name}: pip install "mera_torch[full]"') from error
+
+app = typer.Typer(
+    name="mera",
+    help="Compile quantized PyTorch networks for EdgeCortix's Dynamic Neural Accelerator, and run them bit-exactly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+QUIET = ("torchao", "torch.utils._pytree")  # warn, at import, of GPU kernels and of deprecations of their own
+PARTS = ("torch", "torchao", "numpy", "cffi", "safetensors", "pillow", "rich", "typer")
+
+PlatformOption = Annotated[str, typer.Option(help="An identifier (see `mera platforms`), or a TOML file of your own.")]
+ModelFile = Annotated[Path, typer.Argument(help="A .pt2 file, as torch.export.save writes it.")]
+DeploymentFolder = Annotated[Path, typer.Argument(help="What `mera compile` wrote.")]
+TargetOption = Annotated[str, typer.Option(help="Simulator or InterpreterHw.")]
+
+
+def _print_versions(asked: bool) -> None:
+    if not asked:
+        return
+    from . import native
+
+    rows = [("mera_torch", _version("mera_torch")), ("C core", f"{native.core_version()} ({native.core_features()})")]
+    rows += [("python", sys.version.split()[0])] + [(part, _version(part)) for part in PARTS]
+    for part, version in rows:
+        typer.echo(f"{part:12} {version}")
+    raise typer.Exit
+
+
+def _version(part: str) -> str:
+    try:
+        return metadata.version(part)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@app.callback()
+def mera(
+    version: Annotated[
+        bool, typer.Option("--version", help="The versions of all parts.", callback=_print_versions, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="digits; or mobilenet_v2, efficientnet_lite0 (fetched).")] = "digits",
+    platform: PlatformOption = "SAKURA_1",
+) -> None:
+    """Quantize, compile and run a trained network, and show what came of it."""
+    from . import demo as demonstration
+
+    demonstration.run(model, platform, console)
+
+
+@app.command()
+def platforms() -> None:
+    """The platforms that can be compiled for."""
+    from .platform import aliases
+    from .platform import platforms as known
+
+    table = Table(box=SIMPLE_HEAD)
+    for header in ("platform", "units", "MHz", "INT8 TOPS", "BF16", "SRAM", "DRAM"):
+        table.add_column(header, justify="left" if header == "platform" else "right")
+    for platform in known():
+        table.add_row(
+            platform.name,
+            f"{platform.units} x {platform.array}x{platform.array}",
+            f"{platform.clock_mhz:g}",
+            f"{2 * platform.macs_per_cycle * platform.clock_mhz / 1e6:.1f}",
+            "yes" if platform.bf16 else "no",
+            f"{platform.sram_bytes / 2**20:g} MiB",
+            f"{platform.dram_gbps:g} GB/s",
+        )
+    console.print(table)
+    console.print("Identifiers, arrays, clocks: EdgeCortix. SRAM and DRAM: assumptions of this project.", style="dim")
+    console.print("Also accepted: " + ", ".join(f"{other} = {name}" for other, name in aliases().items()), style="dim")
+
+
+@app.command()
+def explain(model: ModelFile) -> None:
+    """Where each operator of a .pt2 file runs and, if on the host, which constraint it broke."""
+    from . import explain as explained
+
+    console.print(explained(model))
+
+
+@app.command()
+def compile(
+    model: ModelFile,
+    output: Annotated[Path, typer.Option(help="The folder of the deployment.")],
+    platform: PlatformOption = "SAKURA_1",
+    target: TargetOption = "Simulator",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a deployment that is there.")] = False,
+) -> None:
+    """Compile a quantized .pt2 file into a deployment on disk."""
+    from . import export
+
+    with console.status(f"compiling {model} for {platform}"):
+        deployment = export(model, None, output, platform=platform, target=target, overwrite=overwrite)
+    regions, host = len(deployment.regions), len(deployment.host_operators)
+    where = f"{regions} region{'s'[: regions != 1]} for {deployment.platform.name}, {host} operators on the host"
+    console.print(f"{output}: {where}", markup=False)
+
+
+@app.command()
+def run(
+    deployment: DeploymentFolder,
+    inputs: Annotated[list[Path], typer.Argument(help="A .npy file for each input, in order.", metavar="INPUT.npy...")],
+    output: Annotated[Path | None, typer.Option(help="Write the outputs there, as .npz.")] = None,
+    target: Annotated[str | None, typer.Option(help="Another target than it was compiled for.")] = None,
+) -> None:
+    """Run a deployment on inputs from .npy files."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    from . import load
+
+    runner = load(deployment).get_runner(target)
+    outputs = pytree.tree_leaves(runner(*(torch.from_numpy(_array(path)) for path in inputs)))
+    arrays = {f"output_{index}": tensor.numpy() for index, tensor in enumerate(outputs)}
+    for name, array in arrays.items():
+        values = array.reshape(-1)
+        console.print(f"{name}: {array.dtype}{list(array.shape)}, largest at {int(values.argmax())}", markup=False)
+    if output is not None:
+        try:
+            np.savez(output, allow_pickle=False, **arrays)
+        except OSError as error:
+            raise MeraError(f"{str(output)!r} cannot be written: {error.strerror}") from error
+
+
+@app.command()
+def report(
+    deployment: DeploymentFolder,
+    trace: Annotated[Path | None, typer.Option(help="Also write a trace that Perfetto opens.")] = None,
+) -> None:
+    """Simulated cycles, traffic and utilization of a deployment, layer by layer."""
+    from . import load
+    from .tables import layers, machine
+
+    runner = load(deployment).get_runner("Simulator")
+    found = runner.metrics()
+    console.print(layers(found), machine(found), sep="\n")
+    if trace is not None:
+        runner.trace(trace)
+        console.print(f"{trace}: open it at ui.perfetto.dev", markup=False)
+
+
+@app.command()
+def zoo() -> None:
+    """The real weights and data that can be fetched, and where they are kept."""
+    from . import zoo as artifacts
+
+    table = Table(box=SIMPLE_HEAD, caption=f"cache: {artifacts.cache_dir()}")
+    for header in ("name", "what", "package", "fetched"):
+        table.add_column(header, overflow="fold")
+    for name, artifact in artifacts.ARTIFACTS.items():
+        fetched = (artifacts.cache_dir() / artifact.cached_name).is_file()
+        table.add_row(name, artifact.about, f"{artifact.registry} {artifact.requirement}", "yes" if fetched else "no")
+    console.print(table)
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise MeraError(f"{str(path)!r} is no .npy file: {error}") from error
+    if not isinstance(loaded, np.ndarray):
+        raise MeraError(f"{str(path)!r} holds several arrays; give each input as a .npy file")
+    return loaded
+
+
+def main() -> NoReturn:
+    """The entry point: an error of ours is one sentence on standard error and exit code 1, never a traceback."""
+    for noisy in QUIET:
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        app()
+    except MeraError as error:
+        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+        sys.exit(1)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

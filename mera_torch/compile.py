@@ -1,0 +1,242 @@
+"""The whole flow, from a model to something that runs on the DNA: read `build` from top to bottom.
+
+    capture -> passes -> partition -> lower each region (to_dna) -> host graph -> Deployment | torch.compile
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from . import native, passes, platform
+from .backend.capture import Captured, capture, check_input_dtypes
+from .backend.explain import Explanation, explain_nodes
+from .backend.host import HostGraph, Ref, Step, names, refs
+from .backend.partition import Partition, Region, partition
+from .backend.region import DnaRegion, Port, check_target
+from .backend.to_dna import Border, Lowering
+from .config import BuildConfig, build_config
+from .errors import InternalError, UnsupportedError
+from .lower_bound import work
+from .ops.common import DEQUANTIZE, QUANTIZE, Rejected, constant, is_call, origins
+from .platform import Platform
+
+if TYPE_CHECKING:
+    from .project import Deployment
+
+
+@dataclass
+class Built:
+    """A model divided into host steps and DNA regions.
+
+    transposes: how many transpose nodes the regions hold.
+    """
+
+    graph: HostGraph
+    regions: list[DnaRegion]
+    explanation: Explanation
+    captured: Captured
+    platform: Platform
+    transposes: int
+
+
+def export(
+    model: torch.nn.Module | torch.export.ExportedProgram | str | os.PathLike[str],
+    example_inputs: Sequence[Any] | None,
+    output_dir: str | os.PathLike[str],
+    *,
+    platform: str | os.PathLike[str] | Platform = "SAKURA_1",
+    target: str = "Simulator",
+    build_config: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: native.Progress | None = None,
+) -> Deployment:
+    """Compiles a quantized model and writes a deployment.
+
+    model: a converted PT2E module (see mera_torch.quantize), an ExportedProgram, or the path of a .pt2 file.
+    example_inputs: a tuple of tensors of the shapes and dtypes to compile for (None for the latter two).
+    output_dir: the deployment's folder; if it holds one already, overwrite=True replaces it, as one step.
+    platform: a name or alias, a Platform, or a TOML file. target: "Simulator" or "InterpreterHw".
+    build_config: see mera_torch.config. progress: called with (stage, done, total).
+
+    What the DNA cannot run stays on the host: see Deployment.explanation. Raises InvalidModelError, UnsupportedError
+    (nothing in the model is quantized, dynamic shapes, ...), DoesNotFitError, ConfigError; nothing is written then.
+    """
+    from .project import Deployment, check_output
+
+    settings = settings_of(platform, target, build_config)
+    check_output(output_dir, overwrite)
+    captured = capture(model, example_inputs)
+    check_input_dtypes(captured)
+    built = build(captured, settings, progress)
+    if not built.regions:
+        raise UnsupportedError(built.explanation.why_nothing_runs())
+    if target == "Simulator":
+        for region in built.regions:
+            region.program  # noqa: B018  (compiles)
+    return Deployment.create(output_dir, built, target, settings.config, overwrite)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a build is for."""
+
+    platform: Platform
+    target: str
+    config: BuildConfig
+
+
+def settings_of(
+    machine: str | os.PathLike[str] | Platform, target: str, config: Mapping[str, Any] | None
+) -> Settings:
+    """Checked. Raises ConfigError naming the nearest platform, target or key."""
+    found, checked = platform.find(machine), build_config(config)
+    if checked["sim_freq_mhz"]:
+        found = replace(found, clock_mhz=checked["sim_freq_mhz"], dram_latency_cycles=-1)
+    return Settings(found, check_target(target), checked)
+
+
+def build(captured: Captured, settings: Settings, progress: native.Progress | None = None) -> Built:
+    """Everything but writing. If lowering finds that a node cannot run after all, that node is left to the host and the
+    build begins again without it."""
+    excluded: dict[str, str] = {}
+    while True:
+        gm = _copy(captured.gm)
+        gm.meta["mera_excluded"] = excluded
+        passes.run(gm)
+        parts = partition(gm)
+        try:
+            lowered = [_lower(gm, region) for region in parts.regions]
+        except Rejected as rejection:
+            _exclude(excluded, rejection)
+            continue
+        break
+    on_dna = {node for region in parts.regions for node in region.nodes}
+    regions = [
+        _region(region, low, on_dna, settings, progress) for region, low in zip(parts.regions, lowered, strict=True)
+    ]
+    graph = _host_graph(gm, parts, regions, on_dna)
+    transposes = sum(low.counts["transpose"] for low in lowered)
+    return Built(graph, regions, explain_nodes(gm, parts), captured, settings.platform, transposes)
+
+
+def _copy(gm: fx.GraphModule) -> fx.GraphModule:
+    new = fx.GraphModule(gm, copy.deepcopy(gm.graph))
+    for name, buffer in gm.named_buffers():  # those that no node names
+        if not hasattr(new, name):
+            new.register_buffer(name, buffer, persistent=False)
+    return new
+
+
+def _exclude(excluded: dict[str, str], rejection: Rejected) -> None:
+    fresh = [o.name for o in origins(rejection.node) if o.name not in excluded]
+    if not fresh:
+        raise InternalError(f"node {rejection.node.name} cannot be lowered, nor left to the host: {rejection.reason}")
+    excluded[fresh[0]] = rejection.reason
+
+
+def _lower(gm: fx.GraphModule, region: Region) -> Lowering:
+    low = Lowering(f"region_{region.index}", gm)
+    low.run(region.inputs, region.nodes, region.outputs)
+    return low
+
+
+# ---- regions and their borders ----
+
+
+def _region(
+    region: Region, low: Lowering, on_dna: set[fx.Node], settings: Settings, progress: native.Progress | None
+) -> DnaRegion:
+    inside = set(region.nodes)
+    inputs = [_input_port(border, on_dna) for border in low.inputs]
+    outputs: list[Port] = []
+    index: list[int] = []
+    order = list(dict.fromkeys(border.tensor for border in low.outputs))
+    for border in low.outputs:
+        for port in _output_ports(border, inside):
+            outputs.append(port)
+            index.append(order.index(border.tensor))
+    rows = {o.name: (o.op, o.module, o.source) for node in region.nodes for o in origins(node)}
+    return DnaRegion(
+        f"region_{region.index}", low.graph, inputs, outputs, index,
+        settings.platform, settings.config.compiler_options(), rows, work(region.nodes, region.inputs, region.outputs),
+        progress,
+    )  # fmt: skip
+
+
+def _port(border: Border, value: str, real: bool) -> Port:
+    layout = border.form.layout
+    return Port(value, layout.shape, layout.sizes, layout.dims, border.form.shape, *border.q, real)
+
+
+def absorbed_quantize(node: fx.Node, on_dna: set[fx.Node]) -> bool:
+    """Whether the ports of regions do what this node does: all that read it are regions."""
+    if not is_call(node, QUANTIZE) or node.args[3:6] != (-128, 127, torch.int8):
+        return False
+    source = node.args[0]
+    is_float = isinstance(source, fx.Node) and source.meta["val"].dtype is torch.float32
+    return is_float and all(user in on_dna for user in node.users)
+
+
+def absorbed_dequantize(node: fx.Node, on_dna: set[fx.Node]) -> bool:
+    """Whether the port of a region does what this node does."""
+    return is_call(node, DEQUANTIZE) and node.args[0] in on_dna and node.meta["val"].dtype is torch.float32
+
+
+def _input_port(border: Border, on_dna: set[fx.Node]) -> Port:
+    node = border.node
+    if absorbed_quantize(node, on_dna):
+        return _port(border, node.args[0].name, real=True)  # type: ignore[union-attr]
+    return _port(border, node.name, real=False)
+
+
+def _output_ports(border: Border, inside: set[fx.Node]) -> list[Port]:
+    """One in int8 if anything reads that, one in float32 if anything dequantizes it."""
+    readers = [user for user in border.node.users if user not in inside]
+    real = [user for user in readers if absorbed_dequantize(user, inside)]
+    ports = [_port(border, border.node.name, real=False)] if len(real) < len(readers) else []
+    return ports + ([_port(border, real[0].name, real=True)] if real else [])
+
+
+# ---- the host ----
+
+
+def _host_graph(gm: fx.GraphModule, parts: Partition, regions: list[DnaRegion], on_dna: set[fx.Node]) -> HostGraph:
+    steps: list[Step] = []
+    same: dict[str, str] = {}  # a second dequantize of one output -> the first
+    given = {port.value for region in regions for port in region.outputs}
+    for region in parts.regions:
+        for node in region.outputs:
+            real = [user for user in node.users if absorbed_dequantize(user, set(region.nodes))]
+            same.update({user.name: real[0].name for user in real})
+    for index, nodes in enumerate(parts.host):
+        for node in nodes:
+            if node.name in given or node.name in same or (node.users and absorbed_quantize(node, on_dna)):
+                continue
+            steps.append(Step(node.name, node.target, _renamed(node.args, same), _renamed(node.kwargs, same)))  # type: ignore[arg-type]
+        if index < len(regions):
+            steps.append(Step(regions[index].name, region=index))
+    output = next(node for node in gm.graph.nodes if node.op == "output")
+    outputs = list(_renamed(output.args[0], same))
+    read = _names_read(steps, outputs, regions)
+    constants = {
+        node.name: held for node in gm.graph.nodes if node.name in read and (held := constant(gm, node)) is not None
+    }
+    inputs = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
+    return HostGraph(inputs, steps, outputs, constants)
+
+
+def _renamed(args: Any, same: dict[str, str]) -> Any:
+    return fx.node.map_aggregate(refs(args), lambda a: Ref(same[a.name]) if isinstance(a, Ref) and a.name in same else a)
+
+
+def _names_read(steps: list[Step], outputs: list[Any], regions: list[DnaRegion]) -> set[str]:
+    found = names(outputs) | {port.value for region in regions for port in region.inputs}
+    return found.union(*(names((step.args, step.kwargs)) for step in steps))
+

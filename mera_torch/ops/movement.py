@@ -1,0 +1,139 @@
+"""Operators that move int8 values and compute nothing: concat, pad, slice, reshape, permute, resize by whole factors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from .common import Unfit, aten, constraint, dequantized, normalized_dim, shape
+from .registry import Fold, folds, lowers, quantized_op
+from .table import lut, tabulate
+
+
+@constraint
+def few_inputs(*, count: int) -> bool:
+    """cat must have 1 to 64 inputs, got {count}"""
+    return 1 <= count <= 64
+
+
+@constraint
+def pad_not_negative(*, pads: list[int]) -> bool:
+    """pad must add elements, got {pads} (a negative pad cuts)"""
+    return min(pads) >= 0
+
+
+@constraint
+def pad_not_batch(*, rank: int, dims: int) -> bool:
+    """pad must leave the first of up to 4 dimensions alone, got rank {rank} with {dims} dimensions padded"""
+    return rank <= 4 and dims < max(rank, 2)
+
+
+# ---- quantized operators and their references ----
+
+
+@quantized_op
+def concat(tensors: list[torch.Tensor], dim: int) -> torch.Tensor:
+    """int8 tensors of one quantization."""
+    return torch.cat(tensors, dim)
+
+
+@quantized_op
+def pad(x: torch.Tensor, pads: list[int], value: int) -> torch.Tensor:
+    """pads: as torch.nn.functional.pad; value: int8."""
+    return F.pad(x, pads, "constant", value)
+
+
+@quantized_op
+def resize_nearest(x: torch.Tensor, scale: tuple[int, int]) -> torch.Tensor:
+    """x int8 [N,C,H,W], each element repeated scale[0] times along H, scale[1] along W."""
+    return x.repeat_interleave(scale[0], 2).repeat_interleave(scale[1], 3)
+
+
+# ---- folding ----
+
+
+@folds(aten.cat.default)
+def fold_cat(fold: Fold) -> fx.Node:
+    """Inputs of another quantization than the result's are brought to it by a table (inputs of one quantization have
+    moved to int8 before)."""
+    nodes: Any = fold.core.args[0]
+    few_inputs(count=len(nodes))
+    parts = []
+    for index, node in enumerate(nodes):
+        x = dequantized(node, index)
+        part = x.node
+        if x.q != fold.y or fold.clamp != (-128, 127):
+            table = tabulate(fold.gm, x, list(fold.activations[::-1]), fold.quantize) if not fold.activations else None
+            if table is None:
+                raise Unfit("an activation between cat and its quantize must stand alone")
+            like = fold.int8(shape(x.node))
+            part = fold.emit(lut, x.node, fold.constant(_requantize(x, fold), "table"), val=like)
+        parts.append(part)
+    return fold.emit(concat, parts, normalized_dim(int(fold.core.args[1]), len(shape(fold.core))))  # type: ignore[arg-type]
+
+
+def _requantize(x: Any, fold: Fold) -> torch.Tensor:
+    from .common import DEQUANTIZE
+    from .table import INDICES
+
+    real = DEQUANTIZE(INDICES, x.q.scale, x.q.zero_point, -128, 127, torch.int8)
+    table: torch.Tensor = fold.quantize.target(real, *fold.quantize.args[1:])  # type: ignore[operator, arg-type]
+    return table.clamp(*fold.clamp)
+
+
+# ---- lowering ----
+
+
+@lowers(concat)
+def lower_concat(low: Any, node: fx.Node) -> None:
+    nodes: Any = node.args[0]
+    dim = int(node.args[1])  # type: ignore[arg-type]
+    if len(nodes) == 1:
+        return low.alias(node, nodes[0])
+    inputs, layout, axis = low.joined(nodes, dim, shape(node))
+    low.emit_like(node, "concat", inputs, {"axis": axis}, layout)
+    return None
+
+
+@lowers(pad)
+def lower_pad(low: Any, node: fx.Node) -> None:
+    x, axes, layout = low.by_dimension(node.args[0], shape(node))
+    names = {1: ("pad_top", "pad_bottom"), 2: ("pad_left", "pad_right"), 3: ("pad_channel_before", "pad_channel_after")}
+    pads: Any = node.args[1]
+    rank = len(shape(node))
+    attrs = {"value": int(node.args[2])}  # type: ignore[arg-type]
+    for i in range(len(pads) // 2):
+        if pads[2 * i] or pads[2 * i + 1]:
+            axis = axes[rank - 1 - i]
+            if axis == 0:
+                low.reject(node, "pad has no DNA operator along the batch")
+            attrs.update(zip(names[axis], pads[2 * i : 2 * i + 2], strict=True))
+    low.emit_like(node, "pad", [x], attrs, layout)
+
+
+@lowers(aten.slice.Tensor)
+def lower_slice(low: Any, node: fx.Node) -> None:
+    x, axes, layout = low.by_dimension(node.args[0], shape(node))
+    dim, begin, _, step = (int(a) for a in node.args[1:5])  # type: ignore[arg-type]
+    letter = "nhwc"[axes[dim]]
+    low.emit_like(node, "slice", [x], {f"begin_{letter}": begin, f"step_{letter}": step}, layout)
+
+
+@lowers(resize_nearest)
+def lower_resize(low: Any, node: fx.Node) -> None:
+    scale: Any = node.args[1]
+    attrs = {"scale_h": scale[0], "scale_w": scale[1]}
+    low.emit_image(node, "resize_nearest", [low.image(node.args[0])], attrs)
+
+
+@lowers(aten.reshape.default)
+def lower_reshape(low: Any, node: fx.Node) -> None:
+    low.reshape(node, node.args[0], shape(node))
+
+
+@lowers(aten.permute.default)
+def lower_permute(low: Any, node: fx.Node) -> None:
+    low.permute(node, node.args[0], node.args[1])

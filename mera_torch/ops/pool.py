@@ -1,0 +1,138 @@
+"""Max pooling, average pooling and mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from .common import Clamp, QParams, arguments, aten, constraint, dequantized, normalized_dim, pair, shape
+from .conv import accumulator_terms, conv2d
+from .registry import Fold, folds, lowers, quantized_op, real, saturate
+
+
+@constraint
+def images(*, rank: int) -> bool:
+    """pooling must be over images (rank 4), got rank {rank}"""
+    return rank == 4
+
+
+@constraint
+def same_scale(*, x: QParams, y: QParams) -> bool:
+    """average pooling that leaves its padding out must have one quantization for input and output, got {x} and {y}"""
+    return x == y
+
+
+@constraint
+def mean_in_float(*, dtype: object) -> bool:
+    """mean must keep its input's dtype, got dtype={dtype}"""
+    return dtype is None
+
+
+def window(node: fx.Node) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], bool]:
+    """kernel, stride, padding, dilation, ceil_mode of a 2-d pooling node."""
+    a = arguments(node)
+    kernel = pair(a["kernel_size"])
+    stride = pair(a["stride"]) if a["stride"] else kernel
+    return kernel, stride, pair(a["padding"]), pair(a.get("dilation", 1)), bool(a["ceil_mode"])
+
+
+# ---- quantized operators and their references ----
+
+
+@quantized_op
+def max_pool2d(
+    x: torch.Tensor, *, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int],
+    dilation: tuple[int, int], ceil_mode: bool, clamp: Clamp,
+) -> torch.Tensor:  # fmt: skip
+    """x int8 [N,C,H,W]; the result has x's quantization."""
+    y = F.max_pool2d(x.float(), list(kernel), list(stride), list(padding), list(dilation), ceil_mode)
+    return y.clamp(*clamp).to(torch.int8)
+
+
+@quantized_op
+def avg_pool2d(
+    x: torch.Tensor, *, q: QParams, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int],
+    ceil_mode: bool, count_include_pad: bool, clamp: Clamp,
+) -> torch.Tensor:  # fmt: skip
+    """x int8 [N,C,H,W]; the result has x's quantization q."""
+    x_real = real(x, QParams(*q))
+    y = F.avg_pool2d(x_real, list(kernel), list(stride), list(padding), ceil_mode, count_include_pad)
+    return saturate(y, QParams(*q), clamp)
+
+
+@quantized_op
+def mean(x: torch.Tensor, *, dims: tuple[int, ...], keepdim: bool, x_q: QParams, y_q: QParams, clamp: Clamp) -> torch.Tensor:
+    """x int8; the mean over dims."""
+    return saturate(real(x, QParams(*x_q)).mean(list(dims), keepdim), QParams(*y_q), clamp)
+
+
+# ---- folding (max pooling moves to int8 in passes/sink_dequantize.py) ----
+
+
+@folds(aten.avg_pool2d.default)
+def fold_avg_pool(fold: Fold) -> fx.Node:
+    a = arguments(fold.core)
+    x = dequantized(a["self"])
+    images(rank=len(shape(x.node)))
+    kernel, stride, padding, _, ceil_mode = window(fold.core)
+    divisor = a["divisor_override"]
+    counted = a["count_include_pad"] or padding == (0, 0)
+    if divisor is None and x.q == fold.y:
+        return fold.emit(
+            avg_pool2d, x.node, q=x.q, kernel=kernel, stride=stride, padding=padding, ceil_mode=ceil_mode,
+            count_include_pad=a["count_include_pad"], clamp=fold.clamp,
+        )  # fmt: skip
+    if ceil_mode or (divisor is None and not counted):
+        same_scale(x=x.q, y=fold.y)
+    # a depthwise convolution with all weights 1 and scale 1/n: rounds once
+    channels = shape(x.node)[1]
+    weight = torch.ones(channels, 1, *kernel, dtype=torch.int8)
+    scale = torch.full((channels,), 1.0 / (divisor or kernel[0] * kernel[1]))
+    weight, bias, scale = accumulator_terms(weight, scale, torch.zeros(channels, dtype=torch.float64), x.q.scale)
+    return fold.emit(
+        conv2d, x.node, fold.constant(weight, "weight"), fold.constant(bias, "bias"), fold.constant(scale, "scale"),
+        x_q=x.q, y_q=fold.y, stride=stride, padding=(padding[0], padding[0], padding[1], padding[1]),
+        dilation=(1, 1), groups=channels, clamp=fold.clamp,
+    )  # fmt: skip
+
+
+@folds(aten.mean.dim)
+def fold_mean(fold: Fold) -> fx.Node:
+    a = arguments(fold.core)
+    x = dequantized(a["self"])
+    mean_in_float(dtype=a["dtype"])
+    rank = len(shape(x.node))
+    dims = tuple(sorted({normalized_dim(d, rank) for d in (a["dim"] or range(rank))}))
+    return fold.emit(mean, x.node, dims=dims, keepdim=a["keepdim"], x_q=x.q, y_q=fold.y, clamp=fold.clamp)
+
+
+# ---- lowering ----
+
+
+def _window_attrs(node: fx.Node) -> dict[str, int]:
+    k: Any = node.kwargs
+    names = ("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_top", "pad_left", "pad_bottom", "pad_right")
+    return dict(zip(names, (*k["kernel"], *k["stride"], *k["padding"], *k["padding"]), strict=True))
+
+
+@lowers(max_pool2d)
+def lower_max_pool(low: Any, node: fx.Node) -> None:
+    dilation: Any = node.kwargs["dilation"]
+    attrs = {**_window_attrs(node), "dilation_h": dilation[0], "dilation_w": dilation[1], **low.clamp(node)}
+    low.emit_image(node, "max_pool2d", [low.image(node.args[0])], attrs)
+
+
+@lowers(avg_pool2d)
+def lower_avg_pool(low: Any, node: fx.Node) -> None:
+    attrs = {**_window_attrs(node), "count_include_pad": int(bool(node.kwargs["count_include_pad"])), **low.clamp(node)}
+    low.emit_image(node, "avg_pool2d", [low.image(node.args[0])], attrs)
+
+
+@lowers(mean)
+def lower_mean(low: Any, node: fx.Node) -> None:
+    dims: Any = node.kwargs["dims"]
+    x, kept = low.reduction(node.args[0], dims)
+    low.emit_reduced(node, "mean", [x], low.clamp(node), kept, bool(node.kwargs["keepdim"]), dims)

@@ -1,0 +1,45 @@
+"""Computes what depends on constants only, once. Dequantized weights stay: the operators that read them want the int8."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..ops.common import DEQUANTIZE_OPS, add_constant, constant
+
+LIMIT_BYTES = 1 << 28
+"""A constant is not grown beyond this."""
+
+
+def fold_constants(gm: fx.GraphModule) -> None:
+    """Replaces call_function nodes whose inputs are all constants by a get_attr of their value."""
+    known: dict[fx.Node, torch.Tensor] = {}
+    for node in list(gm.graph.nodes):
+        held = constant(gm, node)
+        if held is not None:
+            known[node] = held
+        elif _foldable(node, known):
+            result = node.target(*fx.map_arg(node.args, known.get), **fx.map_arg(node.kwargs, known.get))
+            if not isinstance(result, torch.Tensor) or result.nbytes > LIMIT_BYTES:
+                continue
+            if node.target in DEQUANTIZE_OPS:
+                known[node] = result  # for what is computed from it; the node itself stays
+                continue
+            with gm.graph.inserting_before(node):
+                new = add_constant(gm, result.contiguous())
+            new.meta.update({k: v for k, v in node.meta.items() if k != "val"})
+            node.replace_all_uses_with(new)
+            gm.graph.erase_node(node)
+            known[new] = result
+
+
+def _foldable(node: fx.Node, known: dict[fx.Node, torch.Tensor]) -> bool:
+    target: Any = node.target
+    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+        return False
+    if torch.Tag.nondeterministic_seeded in target.tags or target._schema.is_mutable:
+        return False
+    inputs = node.all_input_nodes
+    return bool(inputs) and all(i in known for i in inputs) and isinstance(node.meta.get("val"), torch.Tensor)

@@ -1,0 +1,76 @@
+"""dq -> operator -> [clamp] -> q becomes one quantized node that carries scales and zero points; a function of one tensor,
+element by element, becomes a table. What cannot is left in float, with the constraint that it breaks in
+node.meta["mera_reason"]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+
+from ..ops.common import QUANTIZE, QParams, Unfit, aten, excluded, is_call, op_name, origins, single_use
+from ..ops.registry import FOLDS, Fold
+from ..ops.table import cone, fold_table
+from .sink_dequantize import clamp_bounds
+
+
+def fold_quantized(gm: fx.GraphModule) -> None:
+    """Folds every quantize node whose producer the DNA has."""
+    for node in list(gm.graph.nodes):
+        if not is_call(node, QUANTIZE) or not isinstance(node.args[0], fx.Node):
+            continue
+        core, activations = _core(node.args[0])
+        try:
+            with gm.graph.inserting_before(node):
+                new = _fold(gm, node, core, activations)
+        except Unfit as reason:
+            core.meta.setdefault("mera_reason", str(reason))
+            continue
+        new.meta["q"] = QParams(float(node.args[1]), int(node.args[2]))  # type: ignore[arg-type]
+        node.replace_all_uses_with(new)
+        gm.graph.erase_node(node)
+        gm.graph.eliminate_dead_code()
+
+
+def _core(node: fx.Node) -> tuple[fx.Node, tuple[fx.Node, ...]]:
+    """The operator behind clamps, and these in order of execution."""
+    activations: list[fx.Node] = []
+    while is_call(node, aten.clamp.default) and isinstance(node.args[0], fx.Node):
+        activations.insert(0, node)
+        node = node.args[0]
+    return node, tuple(activations)
+
+
+def _fold(
+    gm: fx.GraphModule, quantize: fx.Node, core: fx.Node, activations: tuple[fx.Node, ...]
+) -> fx.Node:
+    _, scale, zero_point, low, high, dtype = quantize.args
+    if dtype is not torch.int8:
+        raise Unfit(f"its result must be quantized to int8, got {dtype}")
+    _check_not_excluded(gm, (core, *activations))
+    y = QParams(float(scale), int(zero_point))  # type: ignore[arg-type]
+    bounds = clamp_bounds(activations, y, (int(low), int(high)))  # type: ignore[arg-type]
+    fold = Fold(gm, quantize, core, activations, y, bounds)
+    unary = cone(gm, quantize.args[0])  # type: ignore[arg-type]
+    if unary is not None:
+        source, nodes = unary
+        _check_not_excluded(gm, nodes)
+        new = fold_table(fold, source, nodes)
+        if nodes:
+            new.meta["origins"] = tuple(o for n in reversed(nodes) for o in origins(n))
+        return new
+    if core.op != "call_function":
+        raise Unfit("it is an input or a constant in float")
+    if core.target not in FOLDS:
+        raise Unfit(f"{op_name(core.target)} has no DNA operator")
+    for node in (core, *activations):
+        single_use(users=len(node.users))
+    return FOLDS[core.target](fold)
+
+
+def _check_not_excluded(gm: fx.GraphModule, nodes: Sequence[fx.Node]) -> None:
+    for node in nodes:
+        reason = excluded(gm, node)
+        if reason:
+            raise Unfit(reason)

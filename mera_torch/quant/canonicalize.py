@@ -1,0 +1,217 @@
+"""Graph rewrites before annotation: fewer operators, none of them in place, each of which can be quantized as a
+whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from . import operators as ops
+from .patterns import argument, attribute, find_constants, is_float32, value_of
+
+aten: Any = torch.ops.aten
+
+
+def canonicalize(model: GraphModule, *, is_qat: bool = False) -> GraphModule:
+    """Rewrites `model` in place and returns it; every rewrite computes the same function.
+
+    In-place operators become functional ones, ``split``, ``chunk`` and ``unbind`` become slices, ``padding="same"``
+    becomes numbers, dropout outside training vanishes, and a batch norm in evaluation that follows no convolution
+    becomes a depthwise 1x1 convolution. With `is_qat` dropout and batch norm stay as they are, since training changes
+    them.
+    """
+    remove_in_place(model)
+    split_to_slices(model)
+    explicit_padding(model)
+    if not is_qat:
+        remove_dropout(model)
+        batch_norm_to_depthwise(model)
+    model.graph.eliminate_dead_code()
+    model.graph.lint()
+    model.recompile()
+    return model
+
+
+def remove_in_place(model: GraphModule) -> None:
+    """``relu_(x)`` becomes ``relu(x)``, and later readers of x read the result. Left alone where x shares memory with
+    another value."""
+    nodes = list(model.graph.nodes)
+    position = {node: i for i, node in enumerate(nodes)}
+    for node in nodes:
+        if node.op != "call_function" or node.target not in ops.FUNCTIONAL or not node.args:
+            continue
+        target = node.args[0]
+        if not isinstance(target, Node) or _shares_memory(target):
+            continue
+        for user in list(target.users):
+            if position.get(user, -1) > position[node]:
+                user.replace_input_with(target, node)
+        node.target = ops.FUNCTIONAL[node.target]
+
+
+def _shares_memory(node: Node) -> bool:
+    """Whether writing into `node`'s value would be seen elsewhere: an input, a parameter, a view, or something viewed
+    by others."""
+    if node.op != "call_function":
+        return True
+    viewed = any(user.op == "call_function" and user.target in ops.VIEWS for user in node.users)
+    return viewed or node.target in ops.VIEWS and not _owns_memory(node)
+
+
+def _owns_memory(view: Node) -> bool:
+    """Whether `view` is the only way to reach the memory it shows: each value on the way there has one user."""
+    while view.op == "call_function" and view.target in ops.VIEWS:
+        source = view.args[0]
+        if not isinstance(source, Node) or len(source.users) > 1:
+            return False
+        view = source
+    return view.op == "call_function"
+
+
+def split_to_slices(model: GraphModule) -> None:
+    """Each output of ``split``, ``chunk`` (and ``unbind``) becomes a ``slice`` (or ``select``) of the input."""
+    splits = {aten.split.Tensor, aten.split.sizes, aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int}
+    for node in list(model.graph.nodes):
+        if node.op != "call_function" or node.target not in splits:
+            continue
+        x, parts = node.args[0], node.meta.get("val")
+        picks = list(node.users)
+        if (
+            not isinstance(x, Node)
+            or not isinstance(parts, Sequence)
+            or any("getitem" not in str(user.target) for user in picks)
+        ):
+            continue
+        unbind = node.target is aten.unbind.int
+        dim = argument(node, 1 if unbind else 2, "dim", 0)
+        begins = [0]
+        for part in parts:
+            begins.append(begins[-1] + (1 if unbind else int(part.shape[dim])))  # type: ignore[index]
+        for pick in picks:
+            i = int(pick.args[1]) % len(parts)  # type: ignore[arg-type]
+            pick.target = aten.select.int if unbind else aten.slice.Tensor
+            pick.args = (x, dim, begins[i]) if unbind else (x, dim, begins[i], begins[i + 1])
+            _copy_source(node, pick)
+        model.graph.erase_node(node)
+
+
+def explicit_padding(model: GraphModule) -> None:
+    """``conv2d(padding="same" | "valid")`` becomes a conv2d with numbers, after a pad where "same" is asymmetric."""
+    for node in list(model.graph.nodes):
+        if node.op != "call_function" or node.target is not aten.conv2d.padding:
+            continue
+        x, weight = node.args[0], node.args[1]
+        shape = value_of(weight)
+        if not isinstance(x, Node) or shape is None or shape.dim() != 4:
+            continue
+        dilation = _pair(argument(node, 5, "dilation", 1))
+        total = [d * (int(k) - 1) for d, k in zip(dilation, shape.shape[2:], strict=True)]
+        if argument(node, 4, "padding", "valid") == "valid":
+            total = [0, 0]
+        before = [t // 2 for t in total]
+        if any(t % 2 for t in total):
+            with model.graph.inserting_before(node):
+                pads = [before[1], total[1] - before[1], before[0], total[0] - before[0]]
+                x = _call(model, node, aten.constant_pad_nd.default, (x, pads, 0.0))
+            before = [0, 0]
+        bias, stride, groups = (
+            argument(node, 2, "bias"),
+            _pair(argument(node, 3, "stride", 1)),
+            argument(node, 6, "groups", 1),
+        )
+        node.target, node.args, node.kwargs = (
+            aten.conv2d.default,
+            (x, weight, bias, stride, before, dilation, groups),
+            {},
+        )
+
+
+def remove_dropout(model: GraphModule) -> None:
+    """Dropout outside training is the identity."""
+    for node in list(model.graph.nodes):
+        if (
+            node.op == "call_function"
+            and node.target in (aten.dropout.default, aten.feature_dropout.default)
+            and node.args[2] is False
+        ):
+            node.replace_all_uses_with(node.args[0])
+            model.graph.erase_node(node)
+
+
+def separate_shared_convolutions(model: GraphModule) -> None:
+    """Turns a batch norm whose convolution has other readers into a convolution of its own: to fold it would change
+    what they read."""
+    shared = {
+        node
+        for node in model.graph.nodes
+        if node.op == "call_function"
+        and node.target in ops.BATCH_NORM
+        and isinstance(node.args[0], Node)
+        and len(node.args[0].users) > 1
+    }
+    batch_norm_to_depthwise(model, shared)
+    model.recompile()
+
+
+def batch_norm_to_depthwise(model: GraphModule, only: set[Node] | None = None) -> None:
+    """A batch norm of [N, C, H, W] with fixed statistics becomes a depthwise 1x1 convolution: y = x * g / sqrt(v + eps)
+    + b - m * g / sqrt(v + eps)."""
+    constants = find_constants(model.graph)
+    for node in list(model.graph.nodes):
+        if (
+            node.op != "call_function"
+            or node.target is not aten.batch_norm.default
+            or (only is not None and node not in only)
+        ):
+            continue
+        x, gamma, beta, mean, variance, training, _, epsilon = node.args[:8]
+        statistics = [n for n in (gamma, beta, mean, variance) if n is not None]
+        result = value_of(node)
+        known = all(isinstance(n, Node) and n.op == "get_attr" and n in constants for n in statistics)
+        if training or result is None or result.dim() != 4 or not is_float32(node) or mean is None or not known:
+            continue
+        m, v = _tensor(model, mean).double(), _tensor(model, variance).double()
+        factor = (torch.ones_like(m) if gamma is None else _tensor(model, gamma).double()) / (v + float(epsilon)).sqrt()  # type: ignore[arg-type]
+        offset = (torch.zeros_like(m) if beta is None else _tensor(model, beta).double()) - m * factor
+        with model.graph.inserting_before(node):
+            weight = _constant(model, f"{node.name}_weight", factor.float().view(-1, 1, 1, 1))
+            bias = _constant(model, f"{node.name}_bias", offset.float())
+        node.target, node.kwargs = aten.conv2d.default, {}
+        node.args = (x, weight, bias, [1, 1], [0, 0], [1, 1], m.numel())
+
+
+def _tensor(model: GraphModule, node: Any) -> torch.Tensor:
+    value = attribute(model, str(node.target))
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{node.target} is no tensor")
+    return value.detach()
+
+
+def _constant(model: GraphModule, name: str, value: torch.Tensor) -> Node:
+    while hasattr(model, name):
+        name += "_"
+    model.register_buffer(name, value)
+    node = model.graph.get_attr(name)
+    node.meta["val"] = value
+    return node
+
+
+def _call(model: GraphModule, source: Node, target: Any, args: tuple[Any, ...]) -> Node:
+    """A new call before the insertion point, with the value and origin that reports need."""
+    node = model.graph.call_function(target, args)
+    node.meta["val"] = target(*(value_of(a) if isinstance(a, Node) else a for a in args))
+    _copy_source(source, node)
+    return node
+
+
+def _copy_source(source: Node, node: Node) -> None:
+    for key in ("nn_module_stack", "stack_trace", "source_fn_stack"):
+        if key in source.meta:
+            node.meta.setdefault(key, source.meta[key])
+
+
+def _pair(value: Any) -> list[int]:
+    return [int(v) for v in value] * (2 // len(value)) if isinstance(value, (list, tuple)) else [int(value)] * 2

@@ -1,0 +1,126 @@
+"""From observers or fake quantization to q/dq: torchao's conversion, and what it leaves in float after QAT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import move_exported_model_to_eval
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+from . import operators as ops
+from .canonicalize import batch_norm_to_depthwise, remove_dropout
+from .observers import BIAS_LIMIT
+from .patterns import attribute
+
+_qd: Any = torch.ops.quantized_decomposed
+_INT32_MAX = 2**31 - 1
+
+
+def convert(prepared: GraphModule) -> GraphModule:
+    """Converts a calibrated (``prepare_pt2e``) or trained (``prepare_qat_pt2e``) module to int8.
+
+    As ``convert_pt2e``, and after it: dropout and batch norms still there after QAT become nothing and depthwise
+    convolutions, and every convolution or linear of int8 operands gets the int32 bias that its batch norm brought as
+    float. `prepared` is used up.
+
+    Returns:
+        A module, to be called in evaluation only, of aten and ``quantized_decomposed`` operators.
+    """
+    is_qat = any(
+        isinstance(m, torch.ao.quantization.FakeQuantizeBase) or "FakeQuantize" in type(m).__name__
+        for m in prepared.modules()
+    )
+    if is_qat:
+        move_exported_model_to_eval(prepared)
+    converted = convert_pt2e(prepared)
+    if is_qat:
+        remove_dropout(converted)
+        batch_norm_to_depthwise(converted)
+        _quantize_weights(converted)
+        _quantize_biases(converted)
+        converted.graph.eliminate_dead_code()
+        converted.graph.lint()
+        converted.recompile()
+    return converted
+
+
+def _quantize_weights(model: GraphModule) -> None:
+    """Float weights of convolutions with an int8 input, which batch norms became: int8 symmetric per output channel."""
+    for node in _with_int8_input(model):
+        weight = node.args[1]
+        if isinstance(weight, Node) and weight.op == "get_attr":
+            values = _values(model, weight)
+            scale = (values.abs().flatten(1).amax(1) / 127).clamp_min(torch.finfo(torch.float32).eps)
+            if isinstance(bias := node.args[2], Node):
+                scale = torch.maximum(scale, _values(model, bias).abs() / (_input_scale(node) * BIAS_LIMIT))
+            _replace(model, node, 1, values, scale, 127, torch.int8)
+
+
+def _quantize_biases(model: GraphModule) -> None:
+    for node in _with_int8_input(model):
+        bias = node.args[2] if len(node.args) > 2 else None
+        weight = node.args[1]
+        if (
+            isinstance(bias, Node)
+            and bias.op == "get_attr"
+            and isinstance(weight, Node)
+            and weight.op == "call_function"
+        ):
+            weight_scale = weight.args[1]
+            values = _values(model, bias)
+            scale = (
+                _values(model, weight_scale)
+                if isinstance(weight_scale, Node)
+                else torch.full_like(values, float(weight_scale))
+            )  # type: ignore[arg-type]
+            _replace(model, node, 2, values, _input_scale(node) * scale, _INT32_MAX, torch.int32)
+
+
+def _with_int8_input(model: GraphModule) -> list[Node]:
+    return [
+        node
+        for node in model.graph.nodes
+        if node.op == "call_function"
+        and (node.target in ops.CONV or node.target in ops.LINEAR)
+        and isinstance(node.args[0], Node)
+        and node.args[0].target is _qd.dequantize_per_tensor.default
+    ]
+
+
+def _input_scale(node: Node) -> float:
+    return float(node.args[0].args[1])  # type: ignore[union-attr, arg-type]
+
+
+def _values(model: GraphModule, node: Node) -> torch.Tensor:
+    value = attribute(model, str(node.target))
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{node.target} is no tensor")
+    return value.detach()
+
+
+def _replace(
+    model: GraphModule,
+    node: Node,
+    index: int,
+    values: torch.Tensor,
+    scale: torch.Tensor,
+    limit: int,
+    dtype: torch.dtype,
+) -> None:
+    """Argument `index` of `node` becomes dequantize_per_channel of `values` rounded to `scale`, zero point 0."""
+    kind = "weight" if index == 1 else "bias"
+    shaped = scale.double().view(-1, *[1] * (values.dim() - 1))
+    stored = (values.double() / shaped).round().clamp(-limit, limit).to(dtype)
+    with model.graph.inserting_before(node):
+        parts = []
+        tensors = {"": stored, "_scale": scale.float(), "_zero_point": torch.zeros(scale.shape, dtype=torch.int64)}
+        for suffix, tensor in tensors.items():
+            name = f"_{node.name}_{kind}{suffix}"
+            model.register_buffer(name, tensor)
+            parts.append(model.graph.get_attr(name))
+            parts[-1].meta["val"] = tensor
+        dequantize = model.graph.call_function(_qd.dequantize_per_channel.default, (*parts, 0, -limit, limit, dtype))
+    dequantize.meta = {**node.args[index].meta, "val": values}  # type: ignore[union-attr]
+    node.update_arg(index, dequantize)

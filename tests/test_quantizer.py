@@ -1,0 +1,424 @@
+"""MeraQuantizer and quantize: everything that can be int8 is, what must share a scale does, bad input is told."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import models
+import pytest
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+from torch.nn import functional as F
+
+from mera_torch.errors import CalibrationError, ConfigError, InvalidModelError, UnsupportedError
+from mera_torch.quant import MeraQuantizer, QuantConfig, calibrate, convert, quantize
+from mera_torch.quant import operators as ops
+from mera_torch.quant.observers import HistogramObserver, MinMaxObserver, affine
+from mera_torch.quant.patterns import find_constants, module_path
+
+aten = torch.ops.aten
+qd = torch.ops.quantized_decomposed
+Q, DQ, DQ_CHANNEL = qd.quantize_per_tensor.default, qd.dequantize_per_tensor.default, qd.dequantize_per_channel.default
+
+
+def random_batches(size: tuple[int, int] = (16, 16), count: int = 2, batch: int = 2) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(batch, 3, *size, generator=generator) for _ in range(count)]
+
+
+def prepared_model(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = models.SMALL_MODELS[name]()
+    size = (64, 64) if name == "mobilenet_v1" else (16, 16)
+    return models.set_batchnorm_statistics(model, torch.randn(8, 3, *size))
+
+
+def calls(graph_module: GraphModule, *targets: Any) -> list[Node]:
+    return [n for n in graph_module.graph.nodes if n.op == "call_function" and (not targets or n.target in targets)]
+
+
+def islands(quantized: GraphModule) -> list[str]:
+    """The operators that do not read dequantized values or whose result is not quantized, save where one is fused after another."""
+    constants = find_constants(quantized.graph)
+    fusing = ops.CONV | ops.LINEAR | ops.BINARY
+    found = []
+    for node in calls(quantized):
+        if node.target in (Q, DQ, DQ_CHANNEL) or node in constants:
+            continue
+        sources = [n for n in node.all_input_nodes if n not in constants]
+        fused = node.target in ops.CLAMP and sources[0].target in fusing and len(sources[0].users) == 1
+        reads_int8 = fused or all(n.target in (DQ, DQ_CHANNEL) for n in sources)
+        writes_int8 = all(u.target is Q or (node.target in fusing and u.target in ops.CLAMP) for u in node.users)
+        if not (reads_int8 and writes_int8):
+            found.append(f"{node.format_node()}")
+    return found
+
+
+def scales_around(node: Node) -> set[tuple[float, int]]:
+    """(scale, zero point) of every dequantize before and quantize after `node`."""
+    before = [n.args[1:3] for n in node.all_input_nodes if n.target is DQ]
+    return {*before, *(u.args[1:3] for u in node.users if u.target is Q)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", models.SMALL_MODELS)
+def test_small_models_have_no_float_island_and_stay_close(name: str) -> None:
+    model = prepared_model(name)
+    size = (64, 64) if name == "mobilenet_v1" else (16, 16)
+    batches = random_batches(size)
+    quantized = quantize(model, batches[0], batches, config={"activation_observer": "minmax"}, progress=False)
+    assert islands(quantized) == []
+    assert all(n.target in (Q, DQ, DQ_CHANNEL) or n.target.namespace == "aten" for n in calls(quantized))  # type: ignore[union-attr]
+    assert {n.op for n in quantized.graph.nodes} <= {"placeholder", "get_attr", "call_function", "output"}
+    with torch.no_grad():
+        expected, got = model(batches[0]), quantized(batches[0])
+    error = (got - expected).square().mean() / expected.square().mean()
+    assert error < (0.1 if name == "mobilenet_v1" else 0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.TORCHVISION_MODELS)
+def test_torchvision_models_have_no_float_island(name: str) -> None:
+    pytest.importorskip("PIL")
+    model = models.build_torchvision(name)
+    x = torch.randn(2, 3, 65, 97)
+    models.set_batchnorm_statistics(model, x)
+    quantized = quantize(model, x, [x], config={"correct_bias": False}, progress=False)
+    assert islands(quantized) == []
+    assert not calls(quantized, aten.batch_norm.default, *ops.FUNCTIONAL)
+
+
+def test_operators_that_move_values_share_one_quantization() -> None:
+    sharing = (*ops.CAT, *ops.MAX_POOL, *ops.PAD, *ops.MOVE, *ops.AVG_POOL)
+    for name in ("inception", "unet", "dense", "shuffle", "activations", "plain"):
+        batches = random_batches()
+        quantized = quantize(prepared_model(name), batches[0], batches, progress=False)
+        found = calls(quantized, *sharing)
+        assert found
+        for node in found:
+            assert len(scales_around(node)) == 1, f"{name}: {node.format_node()}"
+
+
+def test_weights_and_biases() -> None:
+    batches = random_batches()
+    quantized = quantize(prepared_model("residual"), batches[0], batches, progress=False)
+    for node in calls(quantized, *ops.CONV, *ops.LINEAR):
+        x, weight, bias = node.args[:3]
+        w, w_scale, w_zero = (getattr(quantized, str(a.target)) for a in weight.args[:3])
+        b, b_scale, b_zero = (getattr(quantized, str(a.target)) for a in bias.args[:3])
+        assert w.dtype == torch.int8 and int(w.min()) >= -127 and weight.args[3] == 0
+        assert b.dtype == torch.int32 and not w_zero.any() and not b_zero.any()
+        torch.testing.assert_close(b_scale, x.args[1] * w_scale, rtol=1e-6, atol=0)
+
+
+def test_activation_is_fused_only_where_nobody_else_reads() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return F.relu(y) - y
+
+    batches = random_batches()
+    quantized = quantize(Model(), batches[0], batches, progress=False)
+    (conv,) = calls(quantized, *ops.CONV)
+    assert [u.target for u in conv.users] == [Q]
+    assert islands(quantized) == []
+
+
+def test_float_operators_stay_in_float_and_read_true_values() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            side = torch.softmax(x.flatten(2).permute(0, 2, 1), -1).sum(1)
+            return self.conv(x).mean([2, 3]) + F.pad(side, (0, 1))
+
+    batches = random_batches()
+    quantized = quantize(Model(), batches[0], batches, progress=False)
+    (softmax,) = calls(quantized, aten.softmax.int)
+    (conv,) = calls(quantized, *ops.CONV)
+    flatten = softmax.args[0].args[0]  # type: ignore[union-attr]
+    assert flatten.target is aten.flatten.using_ints and flatten.args[0].op == "placeholder"
+    assert conv.args[0].target is DQ  # type: ignore[union-attr]
+
+
+def test_in_place_operators_and_values_read_twice() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            z = y.relu_()  # y is now the relu too
+            y = y + y
+            y += z
+            y.mul_(0.5).clamp_(max=1.5)
+            left, right = y.split(8, 3)
+            return torch.cat([left, right, left], 3).hardtanh_(-1.0, 1.0)
+
+    torch.manual_seed(0)
+    model = Model()
+    batches = random_batches()
+    quantized = quantize(model, batches[0], batches, config={"activation_observer": "minmax"}, progress=False)
+    assert islands(quantized) == [] and not calls(quantized, *ops.FUNCTIONAL)
+    with torch.no_grad():
+        torch.testing.assert_close(quantized(batches[0]), model(batches[0]), atol=0.03, rtol=0)
+
+
+def test_in_place_on_a_view_of_something_read_elsewhere_is_left_alone() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            y[:, :, :4].relu_()
+            return y * 1.0
+
+    torch.manual_seed(0)
+    model = Model().eval()
+    exported = torch.export.export(model, (x := random_batches()[0],)).module(check_guards=False)
+    rewritten = MeraQuantizer().transform_for_annotation(exported)
+    with torch.no_grad():
+        torch.testing.assert_close(rewritten(x), model(x))
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_named_padding(padding: str, kernel: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, (kernel, 3), padding=padding, dilation=(1, 2)), nn.BatchNorm2d(4)).eval()
+    batches = random_batches()
+    quantized = quantize(model, batches[0], batches, progress=False)
+    assert not calls(quantized, aten.conv2d.padding) and islands(quantized) == []
+    with torch.no_grad():
+        assert (quantized(batches[0]) - model(batches[0])).abs().max() < 0.1
+
+
+def test_constant_operands_are_int8_constants() -> None:
+    batches = random_batches()
+    quantized = quantize(prepared_model("activations"), batches[0], batches, progress=False)
+    (scaled,) = [n for n in calls(quantized, aten.mul.Tensor) if any(a in find_constants(quantized.graph) for a in n.args)]
+    constant = scaled.args[1]
+    assert constant.target is DQ and getattr(quantized, constant.args[0].target).dtype == torch.int8  # type: ignore[union-attr]
+
+
+def test_known_ranges_are_fixed_unless_configured() -> None:
+    batches = random_batches()
+    for fixed in (True, False):
+        quantized = quantize(prepared_model("unet"), batches[0], batches, config={"fixed_ranges": fixed}, progress=False)
+        (sigmoid,) = calls(quantized, aten.sigmoid.default)
+        (quantizer,) = sigmoid.users
+        assert (quantizer.args[1:3] == (1 / 255, -128)) == fixed
+
+
+def test_batch_norm_whose_convolution_is_read_twice() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return self.norm(y) + y
+
+    torch.manual_seed(0)
+    batches = random_batches()
+    model = models.set_batchnorm_statistics(Model(), batches[0])
+    nn.init.constant_(model.norm.weight, 3.0)
+    quantized = quantize(model, batches[0], batches, progress=False)
+    with torch.no_grad():
+        assert (quantized(batches[0]) - model(batches[0])).abs().max() < 0.2
+
+
+def test_dead_channel_keeps_its_bias() -> None:
+    model = nn.Conv2d(3, 2, 1)
+    with torch.no_grad():
+        model.weight[1] = 1e-12
+        model.bias.copy_(torch.tensor([0.0, 9.0]))  # type: ignore[union-attr]
+    batches = [0.01 * x for x in random_batches()]
+    quantized = quantize(model, batches[0], batches, progress=False)
+    with torch.no_grad():
+        assert (quantized(batches[0])[:, 1] - 9.0).abs().max() < 0.05
+
+
+def test_model_is_not_changed_and_origins_are_kept() -> None:
+    model = prepared_model("residual").train()
+    state = copy.deepcopy(model.state_dict())
+    batches = random_batches()
+    quantized = quantize(model, tuple(batches[:1]), (x for x in batches), progress=False)
+    assert model.training and model.b1.training
+    assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+    paths = [module_path(n) for n in calls(quantized, *ops.CONV)]
+    assert paths == ["stem.0", "a1.0", "a2.0", "b1.0", "b2.0", "project.0"]
+    assert all("models.py" in n.meta["stack_trace"] for n in calls(quantized, aten.add.Tensor))
+
+
+def test_excluded_modules_stay_in_float() -> None:
+    batches = random_batches()
+    quantized = quantize(prepared_model("residual"), batches[0], batches, config={"exclude": ("a?.*",)}, progress=False)
+    kept = [n for n in calls(quantized, *ops.CONV) if module_path(n) in ("a1.0", "a2.0")]
+    assert len(kept) == 2 and all(n.args[1].op == "get_attr" for n in kept)  # type: ignore[union-attr]
+
+
+def test_batch_of_options_improves_or_keeps_accuracy() -> None:
+    model, batches = prepared_model("residual"), random_batches(count=4)
+    with torch.no_grad():
+        expected = model(batches[0])
+
+    def error(**config: Any) -> float:
+        quantized = quantize(model, batches[0], batches, config=config, progress=False)
+        with torch.no_grad():
+            return float((quantized(batches[0]) - expected).mean(0).square().mean())
+
+    assert error(correct_bias=True) < error(correct_bias=False)
+
+
+def test_histogram_clips_a_lone_outlier_and_minmax_does_not() -> None:
+    histogram, minmax = HistogramObserver(bins=256), MinMaxObserver()
+    generator = torch.Generator().manual_seed(0)
+    for observer in (histogram, minmax):
+        for batch in range(4):
+            x = torch.randn(20000, generator=generator)
+            x[0] = 30.0 if batch == 3 else 0.0
+            observer(x)
+    assert minmax.range()[1] == 30.0
+    low, high = histogram.range()
+    assert -6 < low < -3 and 3 < high < 12
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 6.0), (-3.0, 0.0), (0.0, 0.0), (-1e-9, 5.0)])
+def test_affine_represents_zero(low: float, high: float) -> None:
+    scale, zero_point = affine(low, high)
+    assert scale > 0 and -128 <= zero_point <= 127
+    assert (-128 - zero_point) * scale <= low + scale and (127 - zero_point) * scale >= high - scale
+
+
+def test_bad_input_is_told() -> None:
+    model, x = nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8)
+    cases: list[tuple[type[Exception], str, Any, Any, Any]] = [
+        (CalibrationError, "empty", model, x, []),
+        (CalibrationError, "one tensor", model, x, x),
+        (CalibrationError, "must be an iterable", model, x, 3),
+        (CalibrationError, r"item 1, input 0: shape \(1, 3, 9, 8\)", model, x, [x, torch.randn(1, 3, 9, 8)]),
+        (CalibrationError, "dtype torch.float64", model, x, [x.double()]),
+        (CalibrationError, "2 inputs, but the model takes 1", model, x, [(x, x)]),
+        (CalibrationError, "must be a torch.Tensor, got list", model, x, [[[1.0]]]),
+        (CalibrationError, "batch 2: the input 'input' holds NaN", model, x, [x, x * float("nan")]),
+        (UnsupportedError, "call model.float", copy.deepcopy(model).half(), x.half(), [x.half()]),
+        (UnsupportedError, "no operator", nn.Softmax(1), x, [x]),
+        (InvalidModelError, "cannot capture", model, torch.randn(1, 5, 8, 8), [x]),
+    ]
+    for error, message, module, example, data in cases:
+        with pytest.raises(error, match=message):
+            quantize(module, example, data, progress=False)
+
+
+def test_infinity_inside_the_model_is_located() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(torch.sqrt(self.first(x) - 1e6))
+
+    x = torch.randn(1, 3, 4, 4)
+    with pytest.raises(CalibrationError, match="the output of 'sqrt' holds NaN"):
+        quantize(Model(), x, [x], progress=False)
+
+
+def test_config_errors_name_the_field() -> None:
+    with pytest.raises(ConfigError, match="histogram_bins"):
+        QuantConfig.from_dict({"histogram_bin": 100})
+    for field, value in {
+        "activation_observer": "best",
+        "histogram_bins": 5,
+        "averaging_constant": 0,
+        "correct_bias": 1,
+        "exclude": "head",
+    }.items():
+        with pytest.raises(ConfigError, match=field):
+            QuantConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_quantization_aware_training() -> None:
+    """A small net is trained with fake quantization; what comes out computes as in training, all in int8, and has learned."""
+    from torchao.quantization.pt2e import move_exported_model_to_eval
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        models.conv_bn(1, 4, stride=2), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.1), nn.Flatten(), nn.Linear(16, 2)
+    )
+    x = torch.randn(32, 1, 8, 8)
+    labels = (x[:, 0, :4].mean((1, 2)) > x[:, 0, 4:].mean((1, 2))).long()
+    exported = torch.export.export(model.train(), (x,)).module(check_guards=False)
+    prepared = prepare_qat_pt2e(exported, MeraQuantizer(is_qat=True))
+    optimizer = torch.optim.Adam(prepared.parameters(), 0.02)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(prepared(x), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    move_exported_model_to_eval(prepared)
+    with torch.no_grad():
+        expected = prepared(x)
+        quantized = convert(prepared)
+        got = quantized(x)
+    assert losses[-1] < 0.7 * losses[0]
+    assert islands(quantized) == []
+    assert all(n.args[2].target is DQ_CHANNEL for n in calls(quantized, *ops.CONV, *ops.LINEAR))  # type: ignore[union-attr]
+    assert float((got - expected).square().mean() / expected.square().mean()) < 0.02
+
+
+def test_calibrate_runs_prepared_modules() -> None:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    batches = random_batches()
+    exported = torch.export.export(prepared_model("plain"), (batches[0],)).module()
+    prepared = prepare_pt2e(exported, MeraQuantizer())
+    assert calibrate(prepared, [(x,) for x in batches], progress=False) == 2
+    assert islands(convert_pt2e(prepared)) == []
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite0"])
+def test_real_weights_on_real_photos(name: str, zoo_artifact: Any) -> None:
+    from mera_torch.zoo_models import MODELS, photos
+
+    zoo_artifact(name)
+    zoo_artifact("photos")
+    zoo_model = MODELS[name]
+    model = zoo_model.load()
+    images = [zoo_model.preprocess(photo.data) for photo in photos()]
+    flipped = [image.flip(3) for image in images]  # seen in calibration; judged are the photos as they are
+    quantized = quantize(model, images[0], flipped, progress=False)
+    with torch.no_grad():
+        agreed = sum(int(model(x).argmax() == quantized(x).argmax()) for x in images)
+    assert agreed >= 18
+
+
+def test_digit_cnn_keeps_its_accuracy() -> None:
+    from mera_torch.digits import calibration_digits, held_out_digits, trained_digit_net
+
+    model = trained_digit_net()
+    calibration, digits = calibration_digits(), held_out_digits()
+    example = digits.images[:50]
+    quantized = quantize(model, example, [calibration.images[:50]], progress=False)
+    lost = 0
+    with torch.no_grad():
+        for i in range(0, 200, 50):
+            x, y = digits.images[i : i + 50], digits.labels[i : i + 50]
+            lost += int((model(x).argmax(1) == y).sum()) - int((quantized(x).argmax(1) == y).sum())
+    assert lost <= 1

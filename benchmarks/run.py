@@ -49,7 +49,7 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     platforms = options.platforms.split(",") if options.platforms else []
-    platforms = platforms or [*(platform.name for platform in mera_torch.platforms()), str(U2X32)]
+    platforms = platforms or [*(platform.name for platform in mera_torch.platform.platforms()), str(U2X32)]
 
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "results.json"

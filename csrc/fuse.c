@@ -179,6 +179,7 @@ static bool can_overwrite(const fuser *f, const layer *l, int32_t i, int32_t t, 
     if (f->links[l->out].parent >= 0 || tensor_at(c, l->out)->is_output || !same_shape(c, t, l->out)) return false;
     const root *r = &c->roots.at[p->root];
     if (r->constant || r->is_input || r->is_output || root_last[p->root] != i) return false;
+    if (l->kind == LAYER_CONV && c->places[l->in[0]].root == p->root) return false; /* read again for every output */
     const int32_t others[3] = {l->in[0], l->in[1], l->residual};
     for (int k = 0; k < 3; k++)
         if (others[k] >= 0 && others[k] != t && c->places[others[k]].root == p->root) return false;

@@ -290,7 +290,10 @@ static mera_status parse_attrs(parser *p, int op, int64_t *attrs)
         int attr = 0;
         TRY(lexer_word(l, name, sizeof name));
         while (attr < op_attr_count((dna_op)op) && strcmp(op_attr_name((dna_op)op, attr), name) != 0) attr++;
-        if (attr == op_attr_count((dna_op)op)) return lexer_fail(l, "%s has no attribute \"%s\"", op_name((dna_op)op), name);
+        if (attr == op_attr_count((dna_op)op)) {
+            l->at -= strlen(name); /* the column of the word */
+            return lexer_fail(l, "%s has no attribute \"%s\"", op_name((dna_op)op), name);
+        }
         TRY(lexer_expect(l, '='));
         TRY(lexer_int(l, INT64_MIN, INT64_MAX, &attrs[attr]));
     } while (lexer_accept(l, ','));
@@ -308,7 +311,10 @@ static mera_status parse_node(parser *p)
     TRY(lexer_expect(l, '='));
     TRY(lexer_word(l, op_word, sizeof op_word));
     const int op = op_by_name(op_word);
-    if (op < 0) return lexer_fail(l, "there is no operator \"%s\"", op_word);
+    if (op < 0) {
+        l->at -= strlen(op_word); /* the column of the word */
+        return lexer_fail(l, "there is no operator \"%s\"", op_word);
+    }
     TRY(lexer_expect(l, '('));
     do {
         if (input_count == DNA_MAX_INPUTS) return lexer_fail(l, "at most %d inputs are expected", DNA_MAX_INPUTS);

@@ -29,7 +29,6 @@ mera_status mera_simulator_create(mera_program *program, mera_simulator **simula
     memset(s, 0, sizeof *s);
     arena_init(&s->memory, ctx);
     s->program = program;
-    s->threads = ctx_threads(ctx);
     s->scratch_bytes = exec_scratch_bytes(program);
     s->sram = ctx_alloc(ctx, (size_t)f->sram_bytes);
     s->dram = ctx_alloc(ctx, (size_t)program->dram_bytes + 1);

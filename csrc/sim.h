@@ -12,7 +12,6 @@ struct mera_simulator {
     mera_program *program;
     uint8_t *sram, *dram; /* dram: constants, inputs, outputs, scratch */
     /* execution */
-    int threads;
     int32_t *accumulators; /* [unit][512][W] */
     uint8_t *scratch;
     size_t scratch_bytes;

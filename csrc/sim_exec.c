@@ -1,6 +1,5 @@
 /* sim_exec.c: what each instruction does to SRAM, DRAM and accumulators. Addresses were checked when the program was
  * loaded; here they are trusted. */
-#include "parallel.h"
 #include "sim.h"
 
 #define LANES 2048 /* lanes of a window instruction that are worked on together: bounds the scratch memory */
@@ -78,31 +77,26 @@ static void drain(const conv_run *r, int64_t pixel)
     memcpy(r->s->sram + f[CONV_out] + oy * f[CONV_out_pitch] + ox * f[CONV_out_step], v, (size_t)co);
 }
 
-/* Pixels [64 * task, 64 * task + 64) of the tile. */
-static void conv_task(void *user, int64_t step, int64_t task, int thread)
+static void conv_pixels(const conv_run *r)
 {
-    (void)step;
-    (void)thread;
-    const conv_run *r = user;
-    const int64_t *f = r->f, pixels = f[CONV_oh] * f[CONV_ow], p0 = task * 64, p1 = min_i64(pixels, p0 + 64);
+    const int64_t *f = r->f, pixels = f[CONV_oh] * f[CONV_ow];
     const mera_kernels *k = ctx_kernels(r->s->object.ctx);
-    const int8_t *a;
+    const int8_t *a = r->patches;
     int64_t lda = r->depth;
     if (r->direct >= 0) {
-        a = (const int8_t *)r->s->sram + f[CONV_in] + f[CONV_iy0] * f[CONV_in_pitch] + f[CONV_ix0] + p0 * r->direct;
+        a = (const int8_t *)r->s->sram + f[CONV_in] + f[CONV_iy0] * f[CONV_in_pitch] + f[CONV_ix0];
         lda = r->direct;
     } else {
-        int8_t *out = r->patches + p0 * r->depth;
-        a = out;
-        for (int64_t p = p0; p < p1; p++)
+        int8_t *out = r->patches;
+        for (int64_t p = 0; p < pixels; p++)
             for (int64_t ky = 0; ky < f[CONV_kh]; ky++)
                 for (int64_t kx = 0; kx < f[CONV_kw]; kx++, out += f[CONV_run])
                     fetch(r->s, f, f[CONV_iy0] + p / f[CONV_ow] * f[CONV_sy] + ky * f[CONV_dy],
                           f[CONV_ix0] + p % f[CONV_ow] * f[CONV_sx] + kx * f[CONV_dx], f[CONV_run], out);
     }
-    k->gemm_s8(p1 - p0, f[CONV_co], r->depth, a, lda, r->weights, r->depth, r->acc + p0 * r->array, r->array, !f[CONV_first]);
+    k->gemm_s8(pixels, f[CONV_co], r->depth, a, lda, r->weights, r->depth, r->acc, r->array, !f[CONV_first]);
     if (f[CONV_last])
-        for (int64_t p = p0; p < p1; p++) drain(r, p);
+        for (int64_t p = 0; p < pixels; p++) drain(r, p);
 }
 
 /* Tile-major weights -> rows of the whole reduction, in place if that is how they lie already. */
@@ -133,7 +127,7 @@ static int64_t direct_stride(const int64_t *f)
 
 static void exec_conv(mera_simulator *s, const instr *i)
 {
-    const int64_t *f = i->f, array = s->program->platform.array, co = f[CONV_co], pixels = f[CONV_oh] * f[CONV_ow];
+    const int64_t *f = i->f, array = s->program->platform.array, co = f[CONV_co];
     const int unit = (i->queue - QUEUE_UNITS) / UNIT_QUEUES;
     int32_t bias[256], multiplier[256];
     int8_t shift[256];
@@ -153,8 +147,7 @@ static void exec_conv(mera_simulator *s, const instr *i)
             shift[c] = shift_of(shift[c]);
         }
     }
-    const int64_t tasks = ceil_div(pixels, 64);
-    parallel_steps(pixels * co * r.depth < 400000 ? 1 : s->threads, 1, &tasks, conv_task, &r);
+    conv_pixels(&r);
 }
 
 /* ---- window ---- */

@@ -226,12 +226,16 @@ static void step_loader(machine *k, int unit)
     }
 }
 
+static bool is_sync(const machine *k, int32_t index) { return k->p->code[index].opcode == DNA_OP_SYNC; }
+
 static void start_feed(machine *k, int unit)
 {
     unit_state *u = &k->units[unit];
     const int e = unit * UNIT_ENGINES + FEED;
     engine *x = &k->engines[e];
     if (x->index < 0) {
+        while (u->to_feed.count > 0 && is_sync(k, u->to_feed.at[u->to_feed.head]))
+            push(&u->to_drain, pop(&u->to_feed), k->now); /* completes in its turn, behind the drains */
         if (u->to_feed.count == 0) return;
         const int32_t index = u->to_feed.at[u->to_feed.head];
         const instr *i = &k->p->code[index];
@@ -297,7 +301,7 @@ static void start_drain(machine *k, int unit)
             return;
         }
         const int32_t index = pop(&u->to_drain);
-        if (k->p->code[index].f[CONV_last]) begin(k, e, index);
+        if (!is_sync(k, index) && k->p->code[index].f[CONV_last]) begin(k, e, index);
         else finish(k, index, 0);
     }
 }
@@ -386,7 +390,9 @@ static void start_window(machine *k, int unit)
 {
     unit_state *u = &k->units[unit];
     const int e = unit * UNIT_ENGINES + WINDOW_WORK;
-    if (k->engines[e].index >= 0 || u->to_window.count == 0 || u->groups_loaded == u->groups_started) return;
+    if (k->engines[e].index >= 0) return;
+    while (u->to_window.count > 0 && is_sync(k, u->to_window.at[u->to_window.head])) finish(k, pop(&u->to_window), 0);
+    if (u->to_window.count == 0 || u->groups_loaded == u->groups_started) return;
     begin(k, e, pop(&u->to_window));
     k->engines[e].ready = 0;
 }
@@ -506,7 +512,12 @@ static void start_dma(machine *k, int channel)
         timer(k, r->when[r->head]);
         return;
     }
-    begin(k, e, pop(r));
+    const int32_t index = pop(r);
+    if (is_sync(k, index)) {
+        finish(k, index, 0);
+        return;
+    }
+    begin(k, e, index);
     k->engines[e].left = -1;
     k->recheck = true; /* one more request may be in flight */
 }
@@ -587,10 +598,13 @@ static void enter(machine *k, int queue, int32_t index)
 {
     const instr *i = &k->p->code[index];
     const int unit = (queue - QUEUE_UNITS) / UNIT_QUEUES;
-    if (i->opcode == DNA_OP_SYNC) {
+    if (i->opcode == DNA_OP_SYNC) { /* goes the way of all others, so that the queue completes in order */
         k->event_of[index].start_cycle = k->now;
         k->event_of[index].end_cycle = k->now + 1;
-        finish(k, index, 1);
+        if (queue < QUEUE_UNITS) push(&k->requests[queue], index, k->now);
+        else if (queue_kind(queue) == UNIT_ARRAY) push(&k->units[unit].to_feed, index, 0);
+        else if (queue_kind(queue) == UNIT_WINDOW) push(&k->units[unit].to_window, index, 0);
+        else finish(k, index, 1);
         return;
     }
     switch (queue_kind(queue)) {
@@ -705,7 +719,7 @@ static mera_status run(machine *k)
         }
         for (int u = 0; u < units; u++) {
             const unit_state *x = &k->units[u];
-            if (x->tiles_loaded != x->tiles_started) start_feed(k, u);
+            if (x->to_feed.count || x->tiles_loaded != x->tiles_started) start_feed(k, u);
             if (x->to_drain.count) start_drain(k, u);
             if (x->to_window.count) start_window(k, u);
         }

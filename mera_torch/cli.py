@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -198,6 +199,7 @@ def main() -> NoReturn:
     """The entry point: an error of ours is one sentence on standard error and exit code 1, never a traceback."""
     for noisy in QUIET:
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")  # torch's pytree, of itself
     try:
         app()
     except MeraError as error:

@@ -31,7 +31,7 @@ class ConfigError(MeraError, ValueError):
 
 
 class CalibrationError(MeraError, ValueError):
-    """Calibration data that is empty, of another shape or dtype than the model's inputs, or leads to NaN or infinity."""
+    """Calibration data that is empty, unlike the model's inputs in shape or dtype, or leads to NaN or infinity."""
 
 
 class InternalError(MeraError, RuntimeError):

@@ -1,4 +1,5 @@
-"""Platforms: the machines one can compile for. The table stands in csrc/dna_arch.def; users add their own as TOML files.
+"""Platforms: the machines one can compile for. The table stands in csrc/dna_arch.def; users add
+their own as TOML files.
 
 SRAM sizes, banks, DRAM bandwidth and latency of the table are this project's assumptions; units, array and clock are
 EdgeCortix's published ones.
@@ -24,7 +25,8 @@ else:
 class Platform:
     """One machine: `units` compute units, each with an `array` x `array` multiply-accumulate array.
 
-    Units: clock_mhz in 1e6 cycles a second, dram_gbps in 1e9 bytes a second, dram_latency_cycles in cycles of that clock.
+    Units: clock_mhz in 1e6 cycles a second, dram_gbps in 1e9 bytes a second, dram_latency_cycles in cycles of that
+    clock.
     sram_banks and dram_latency_cycles may be left out: 32 banks a unit, to the next power of two, at most 256; 100 ns.
     """
 
@@ -39,12 +41,10 @@ class Platform:
     dram_latency_cycles: int = -1
 
     def __post_init__(self) -> None:
-        if self.sram_banks == -1:
-            object.__setattr__(
-                self, "sram_banks", min(256, 1 << (32 * self.units - 1).bit_length()) if self.units > 0 else 32
-            )
-        if self.dram_latency_cycles == -1:
-            object.__setattr__(self, "dram_latency_cycles", round(self.clock_mhz * 0.1) if self.clock_mhz > 0 else 0)
+        if self.sram_banks == -1 and self.units > 0:
+            object.__setattr__(self, "sram_banks", min(256, 1 << (32 * self.units - 1).bit_length()))
+        if self.dram_latency_cycles == -1 and 0 < self.clock_mhz < 1e6:
+            object.__setattr__(self, "dram_latency_cycles", round(self.clock_mhz * 0.1))
 
     @property
     def macs_per_cycle(self) -> int:
@@ -129,7 +129,7 @@ def to_toml(platform: Platform) -> str:
     return "".join(f"{key} = {value(item)}\n" for key, item in asdict(platform).items())
 
 
-_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+_KINDS: dict[str, Any] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
 
 def _from_values(values: dict[str, Any]) -> Platform:
@@ -137,14 +137,19 @@ def _from_values(values: dict[str, Any]) -> Platform:
     for key in values:
         if key not in known:
             raise ConfigError(f"unknown key {key!r}: {nearest(key, known)}")
+    checked: dict[str, Any] = {}
     for name, field in known.items():
-        if name not in values:
-            if field.default is MISSING:
-                raise ConfigError(f"key {name!r} is missing")
-            continue
-        value, kind = values[name], str(field.type)
-        if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "bool"):
-            raise ConfigError(f"{name} must be {'a number' if kind == 'float' else kind}, got {value!r}")
-        if kind == "int" and not -(2**31) <= value < 2**31:
-            raise ConfigError(f"{name} must fit 32 bits, got {value}")
-    return Platform(**{key: float(item) if known[key].type == "float" else item for key, item in values.items()})
+        kind = str(field.type)
+        if name in values:
+            checked[name] = _checked(name, kind, values[name])
+        elif field.default is MISSING:
+            raise ConfigError(f"key {name!r} is missing")
+    return Platform(**checked)
+
+
+def _checked(name: str, kind: str, value: Any) -> Any:
+    if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "bool"):
+        raise ConfigError(f"{name} must be {'a number' if kind == 'float' else kind}, got {value!r}")
+    if kind == "int" and not 0 <= value < 2**31:
+        raise ConfigError(f"{name} must be 0 to 2^31-1, got {value}")
+    return float(value) if kind == "float" else value

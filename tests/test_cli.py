@@ -139,7 +139,7 @@ def test_compile_then_run_gives_the_same_bytes(
         assert np.array_equal(outputs["output_0"], np.load(model.parent / "logits.npy"))
     assert mera(monkeypatch, "compile", model, "--output", folder) == 1  # there is one already
     assert "overwrite" in capsys.readouterr().err
-    assert mera(monkeypatch, "run", folder, model) == 1
+    assert mera(monkeypatch, "run", folder, __file__) == 1
     assert "is no .npy file" in capsys.readouterr().err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
@@ -57,6 +59,8 @@ def capture(model: Any, example_inputs: Sequence[Any] | None) -> Captured:
     if example_inputs is None:
         raise InvalidModelError("example_inputs are needed to capture a module: a tuple of tensors")
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    if isinstance(model, fx.GraphModule) and is_functional(model):
+        return from_graph(model, inputs)
     try:
         with torch.no_grad():
             program = torch.export.export(model, inputs, strict=False)
@@ -65,6 +69,70 @@ def capture(model: Any, example_inputs: Sequence[Any] | None) -> Captured:
     except Exception as error:
         raise UnsupportedError(f"torch.export cannot capture the model: {error}") from error
     return from_exported(program)
+
+
+def is_functional(gm: fx.GraphModule) -> bool:
+    """Whether the graph is what torch.export gives, flat and without operators that change their inputs: then it need
+    not be exported again, which takes most of the time of a compilation."""
+    if not isinstance(gm.graph._codegen, fx.graph._PyTreeCodeGen) or gm.graph._codegen.pytree_info.out_spec is None:
+        return False
+    return all(_is_flat(node) for node in gm.graph.nodes)
+
+
+def _is_flat(node: fx.Node) -> bool:
+    if node.op != "call_function":
+        return node.op in ("placeholder", "get_attr", "output")
+    target: Any = node.target
+    if target is operator.getitem:
+        return True
+    known = isinstance(target, torch._ops.OpOverload) and target.namespace in ("aten", "quantized_decomposed")
+    return known and not target._schema.is_mutable and "sym_" not in str(target)
+
+
+def from_graph(model: fx.GraphModule, inputs: tuple[Any, ...]) -> Captured:
+    """A copy of an is_functional() graph with every shape and dtype."""
+    info = model.graph._codegen.pytree_info  # type: ignore[attr-defined]
+    gm = fx.GraphModule(torch.nn.Module(), fx.Graph())
+    values: dict[fx.Node, fx.Node] = {}
+    flat, spec = pytree.tree_flatten((inputs, {}))
+    placeholders = [node for node in model.graph.nodes if node.op == "placeholder"]
+    if info.in_spec is not None and spec != info.in_spec or len(flat) != len(placeholders):
+        raise InvalidModelError(f"example_inputs: the model takes {len(placeholders)} inputs, got {len(flat)}")
+    interpreter = _Shapes(gm, FakeTensorMode(allow_non_fake_inputs=True))
+    given = iter(flat)
+    specs = []
+    for node in model.graph.nodes:
+        if node.op == "get_attr":
+            values[node] = _register(gm, node, fx.graph_module._get_attr(model, str(node.target)))
+            continue
+        new = values[node] = gm.graph.node_copy(node, values.__getitem__)
+        if node.op == "placeholder":
+            interpreter.give(new, next(given))
+            specs.append(_input(new))
+        elif node.op == "call_function":
+            interpreter.compute(new)
+    gm.graph.lint()
+    gm.recompile()
+    return Captured(gm, specs, spec, info.out_spec)
+
+
+class _Shapes:
+    """Fills in meta["val"] node by node, computing with fake tensors."""
+
+    def __init__(self, gm: fx.GraphModule, mode: FakeTensorMode) -> None:
+        self.gm, self.mode = gm, mode
+
+    def give(self, node: fx.Node, value: Any) -> None:
+        node.meta["val"] = self.mode.from_tensor(value, static_shapes=True) if isinstance(value, torch.Tensor) else value
+
+    def compute(self, node: fx.Node) -> None:
+        target: Any = node.target
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        try:
+            with self.mode, torch.no_grad():
+                node.meta["val"] = target(*args, **kwargs)
+        except Exception as error:
+            raise InvalidModelError(f"node {node.name} ({target}) does not take the shapes of example_inputs: {error}") from error
 
 
 def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
@@ -104,7 +172,7 @@ def from_exported(program: ExportedProgram) -> Captured:
             values[node] = _register(gm, node, held)
             continue
         if spec is not None:
-            inputs.append(_input(node, spec))
+            inputs.append(_input(node))
         new = gm.graph.node_copy(node, values.__getitem__)
         values[node] = new
     gm.graph.lint()
@@ -133,11 +201,11 @@ def _register(gm: fx.GraphModule, node: fx.Node, held: Any) -> fx.Node:
     gm.register_buffer(name, held.detach(), persistent=False)
     new = gm.graph.get_attr(name)
     new.meta = dict(node.meta)
-    new.meta["val"] = node.meta.get("val", held)
+    new.meta["val"] = held
     return new
 
 
-def _input(node: fx.Node, spec: Any) -> InputSpec:
+def _input(node: fx.Node) -> InputSpec:
     val = node.meta.get("val")
     if not isinstance(val, torch.Tensor):
         return InputSpec(node.name, constant=val)

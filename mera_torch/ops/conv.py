@@ -140,9 +140,10 @@ def accumulator_terms(
     """
     unit = x_scale * scale.double()
     growth = torch.clamp(bias.abs() / (unit * BIAS_LIMIT), min=1.0)
-    scale = (scale.double() * growth).float()
-    per_channel = growth.reshape(-1, *[1] * (weight.dim() - 1))
-    weight = torch.round(weight.double() / per_channel).to(torch.int8)
+    if bool((growth > 1).any()):
+        scale = (scale.double() * growth).float()
+        per_channel = growth.reshape(-1, *[1] * (weight.dim() - 1))
+        weight = torch.round(weight.double() / per_channel).to(torch.int8)
     return weight, torch.round(bias / (x_scale * scale.double())).to(torch.int32), scale
 
 
@@ -163,13 +164,13 @@ def fold_convolution(fold: Fold) -> fx.Node:
     if flat:  # [N,C,L] is [N,C,1,L]
         stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
         weight = weight.unsqueeze(2)
-        x = Operand(reshaped(fold, x.node, [*sizes[:2], 1, sizes[2]]), x.q)
+        x = Operand(reshaped(fold, x.node, [*sizes[:2], 1, sizes[2]], x.q), x.q)
     pads = (padding[0], padding[0], padding[1], padding[1])
     return _emit(fold, x, weight, scale, bias, tuple(stride), pads, tuple(dilation), a["groups"], flat)
 
 
-def reshaped(fold: Fold, node: fx.Node, sizes: list[int]) -> fx.Node:
-    return fold.emit(aten.reshape.default, node, sizes, val=fold.int8(sizes))
+def reshaped(fold: Fold, node: fx.Node, sizes: list[int], q: QParams) -> fx.Node:
+    return fold.emit(aten.reshape.default, node, sizes, val=fold.int8(sizes), q=q)
 
 
 def _emit(
@@ -183,7 +184,7 @@ def _emit(
         x_q=x.q, y_q=fold.y, stride=stride, padding=padding, dilation=dilation, groups=groups, clamp=fold.clamp,
         val=fold.int8([*out[:2], 1, out[2]] if flat else out),
     )  # fmt: skip
-    return reshaped(fold, y, out) if flat else y
+    return reshaped(fold, y, out, fold.y) if flat else y
 
 
 @folds(aten.linear.default)
@@ -228,14 +229,14 @@ def per_channel(fold: Fold, x: Operand, scale: torch.Tensor, shift: torch.Tensor
     whole = x
     if len(sizes) != 4:
         sizes4 = [*sizes[:2], 1, math.prod(sizes[2:])]
-        whole = Operand(reshaped(fold, x.node, sizes4), x.q)
+        whole = Operand(reshaped(fold, x.node, sizes4, x.q), x.q)
     weight, bias, weight_scale = accumulator_terms(weight, weight_scale, shift, x.q.scale)
     y = fold.emit(
         conv2d, whole.node, fold.constant(weight, "weight"), fold.constant(bias, "bias"),
         fold.constant(weight_scale, "scale"), x_q=x.q, y_q=fold.y, stride=(1, 1), padding=(0, 0, 0, 0),
         dilation=(1, 1), groups=channels, clamp=fold.clamp, val=fold.int8(shape(whole.node)),
     )  # fmt: skip
-    return y if len(sizes) == 4 else reshaped(fold, y, sizes)
+    return y if len(sizes) == 4 else reshaped(fold, y, sizes, fold.y)
 
 
 # ---- lowering ----

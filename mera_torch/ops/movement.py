@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from .common import Unfit, aten, constraint, dequantized, normalized_dim, shape
+from .common import DEQUANTIZE, QParams, aten, constraint, dequantized, normalized_dim, shape
 from .registry import Fold, folds, lowers, quantized_op
-from .table import lut, tabulate
+from .table import INDICES, lut
 
 
 @constraint
@@ -66,22 +66,19 @@ def fold_cat(fold: Fold) -> fx.Node:
         x = dequantized(node, index)
         part = x.node
         if x.q != fold.y or fold.clamp != (-128, 127):
-            table = tabulate(fold.gm, x, list(fold.activations[::-1]), fold.quantize) if not fold.activations else None
-            if table is None:
-                raise Unfit("an activation between cat and its quantize must stand alone")
-            like = fold.int8(shape(x.node))
-            part = fold.emit(lut, x.node, fold.constant(_requantize(x, fold), "table"), val=like)
+            table = fold.constant(_table(x.q, fold), "table")
+            part = fold.emit(lut, x.node, table, val=fold.int8(shape(x.node)))
         parts.append(part)
     return fold.emit(concat, parts, normalized_dim(int(fold.core.args[1]), len(shape(fold.core))))  # type: ignore[arg-type]
 
 
-def _requantize(x: Any, fold: Fold) -> torch.Tensor:
-    from .common import DEQUANTIZE
-    from .table import INDICES
-
-    real = DEQUANTIZE(INDICES, x.q.scale, x.q.zero_point, -128, 127, torch.int8)
-    table: torch.Tensor = fold.quantize.target(real, *fold.quantize.args[1:])  # type: ignore[operator, arg-type]
-    return table.clamp(*fold.clamp)
+def _table(q: QParams, fold: Fold) -> torch.Tensor:
+    """dequantize from q, the activations, quantize."""
+    values = DEQUANTIZE(INDICES, q.scale, q.zero_point, -128, 127, torch.int8)
+    for node in fold.activations:
+        values = node.target(values, *node.args[1:])  # type: ignore[operator]
+    table: torch.Tensor = fold.quantize.target(values, *fold.quantize.args[1:])  # type: ignore[operator]
+    return table
 
 
 # ---- lowering ----

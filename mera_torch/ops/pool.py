@@ -54,13 +54,13 @@ def max_pool2d(
 
 @quantized_op
 def avg_pool2d(
-    x: torch.Tensor, *, q: QParams, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int],
+    x: torch.Tensor, *, x_q: QParams, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int],
     ceil_mode: bool, count_include_pad: bool, clamp: Clamp,
 ) -> torch.Tensor:  # fmt: skip
-    """x int8 [N,C,H,W]; the result has x's quantization q."""
-    x_real = real(x, QParams(*q))
+    """x int8 [N,C,H,W]; the result has x's quantization x_q."""
+    x_real = real(x, QParams(*x_q))
     y = F.avg_pool2d(x_real, list(kernel), list(stride), list(padding), ceil_mode, count_include_pad)
-    return saturate(y, QParams(*q), clamp)
+    return saturate(y, QParams(*x_q), clamp)
 
 
 @quantized_op
@@ -82,7 +82,7 @@ def fold_avg_pool(fold: Fold) -> fx.Node:
     counted = a["count_include_pad"] or padding == (0, 0)
     if divisor is None and x.q == fold.y:
         return fold.emit(
-            avg_pool2d, x.node, q=x.q, kernel=kernel, stride=stride, padding=padding, ceil_mode=ceil_mode,
+            avg_pool2d, x.node, x_q=x.q, kernel=kernel, stride=stride, padding=padding, ceil_mode=ceil_mode,
             count_include_pad=a["count_include_pad"], clamp=fold.clamp,
         )  # fmt: skip
     if ceil_mode or (divisor is None and not counted):

@@ -68,10 +68,14 @@ class Fold:
     def constant(self, tensor: torch.Tensor, hint: str) -> fx.Node:
         return add_constant(self.gm, tensor, hint)
 
-    def emit(self, target: Callable[..., Any], *args: Any, val: Any = None, **kwargs: Any) -> fx.Node:
-        """A node that stands for core, its activations and the quantize; val: its fake value if not the quantize's."""
+    def emit(
+        self, target: Callable[..., Any], *args: Any, val: Any = None, q: QParams | None = None, **kwargs: Any
+    ) -> fx.Node:
+        """A node that stands for core, its activations and the quantize; val: its fake value if not the quantize's; q:
+        its quantization if not the quantize's."""
         node = call(self.gm, self.quantize, target, *args, val=val, **kwargs)
         node.meta.update({k: v for k, v in self.core.meta.items() if k in ("nn_module_stack", "stack_trace")})
+        node.meta["q"] = self.y if q is None else q
         node.meta["origins"] = sum((origins(n) for n in (self.core, *self.activations)), ())
         return node
 

@@ -15,18 +15,25 @@ LIMIT_BYTES = 1 << 28
 
 def fold_constants(gm: fx.GraphModule) -> None:
     """Replaces call_function nodes whose inputs are all constants by a get_attr of their value."""
-    known: dict[fx.Node, torch.Tensor] = {}
+    known: dict[fx.Node, torch.Tensor | None] = {}  # None: a dequantize, computed if something wants it
+
+    def get(node: fx.Node) -> Any:
+        held = known[node]
+        if held is None:
+            held = known[node] = node.target(*fx.map_arg(node.args, get), **fx.map_arg(node.kwargs, get))  # type: ignore[operator]
+        return held
+
     for node in list(gm.graph.nodes):
         held = constant(gm, node)
         if held is not None:
             known[node] = held
-        elif _foldable(node, known):
-            result = node.target(*fx.map_arg(node.args, known.get), **fx.map_arg(node.kwargs, known.get))
-            if not isinstance(result, torch.Tensor) or result.nbytes > LIMIT_BYTES:
-                continue
-            if node.target in DEQUANTIZE_OPS:
-                known[node] = result  # for what is computed from it; the node itself stays
-                continue
+        elif not _foldable(node, known):
+            continue
+        elif node.target in DEQUANTIZE_OPS:
+            known[node] = None
+        else:
+            target: Any = node.target
+            result = target(*fx.map_arg(node.args, get), **fx.map_arg(node.kwargs, get))
             with gm.graph.inserting_before(node):
                 new = add_constant(gm, result.contiguous())
             new.meta.update({k: v for k, v in node.meta.items() if k != "val"})
@@ -35,11 +42,12 @@ def fold_constants(gm: fx.GraphModule) -> None:
             known[new] = result
 
 
-def _foldable(node: fx.Node, known: dict[fx.Node, torch.Tensor]) -> bool:
+def _foldable(node: fx.Node, known: dict[fx.Node, torch.Tensor | None]) -> bool:
     target: Any = node.target
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
         return False
     if torch.Tag.nondeterministic_seeded in target.tags or target._schema.is_mutable:
         return False
     inputs = node.all_input_nodes
-    return bool(inputs) and all(i in known for i in inputs) and isinstance(node.meta.get("val"), torch.Tensor)
+    val = node.meta.get("val")
+    return isinstance(val, torch.Tensor) and val.nbytes <= LIMIT_BYTES and all(i in known for i in inputs)

@@ -29,8 +29,19 @@ def fold_quantized(gm: fx.GraphModule) -> None:
             continue
         new.meta["q"] = QParams(float(node.args[1]), int(node.args[2]))  # type: ignore[arg-type]
         node.replace_all_uses_with(new)
-        gm.graph.erase_node(node)
-        gm.graph.eliminate_dead_code()
+        _erase(gm, node)
+
+
+def _erase(gm: fx.GraphModule, node: fx.Node) -> None:
+    """Erases a node and what only it read."""
+    stack = [node]
+    while stack:
+        dead = stack.pop()
+        if dead.users or dead.op != "call_function" or dead.graph is not gm.graph or dead._erased:
+            continue
+        sources = dead.all_input_nodes
+        gm.graph.erase_node(dead)
+        stack.extend(sources)
 
 
 def _core(node: fx.Node) -> tuple[fx.Node, tuple[fx.Node, ...]]:

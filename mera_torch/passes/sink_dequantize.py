@@ -12,11 +12,13 @@ from torch import fx
 from ..ops.common import (
     DEQUANTIZE,
     Operand,
+    QParams,
     Unfit,
     add_constant,
     arguments,
     aten,
     call,
+    constraint,
     dequantized,
     excluded,
     is_call,
@@ -103,8 +105,19 @@ def max_pool(gm: fx.GraphModule, node: fx.Node, x: list[Operand], emit: Callable
     )  # fmt: skip
 
 
+@constraint
+def exact_bounds(*, bounds: list[Any], q: QParams) -> bool:
+    """clamp's bounds {bounds} must be values that {q} has, for no quantize follows it"""
+    for bound in bounds:
+        level = float(bound) / q.scale + q.zero_point
+        if -128 <= level <= 127 and abs(level - round(level)) > 1e-4:
+            return False
+    return True
+
+
 @moves(aten.clamp.default)
 def clamp(gm: fx.GraphModule, node: fx.Node, x: list[Operand], emit: Callable[..., fx.Node]) -> fx.Node:
+    exact_bounds(bounds=[b for b in node.args[1:3] if b is not None], q=x[0].q)
     low, high = clamp_bounds([node], x[0].q, (-128, 127))
     return emit(lut, x[0].node, add_constant(gm, INDICES.clamp(low, high), "table"))
 

@@ -47,7 +47,7 @@ def _quantized_problem(node: fx.Node) -> str:
         return f"a quantized operator gives int8, got {getattr(val, 'dtype', type(val).__name__)}"
     if not isinstance(node.meta.get("q"), QParams):
         return "its quantization is unknown (no meta['q'])"
-    stated: Any = node.kwargs.get("y_q", node.kwargs.get("q"))
+    stated: Any = node.kwargs.get("y_q")
     if stated is not None and tuple(stated) != tuple(node.meta["q"]):
         return f"it says {tuple(stated)}, but its quantization is {tuple(node.meta['q'])}"
     for name, source in (("x_q", 0), ("a_q", 0), ("b_q", 1)):

@@ -16,10 +16,13 @@ from mera_torch.errors import CalibrationError, InvalidModelError, UnsupportedEr
 from .canonicalize import separate_shared_convolutions
 from .config import QuantConfig
 from .convert import convert
+from .correct_bias import correct_bias
+from .equalize import equalize
 from .patterns import value_of
 from .quantizer import MeraQuantizer
 
 Inputs = tuple[Any, ...]
+_TRANSFORM_BATCHES = 32  # as many inputs' activations are held at once by equalization and bias correction
 
 
 def quantize(
@@ -56,22 +59,18 @@ def quantize(
     examples = as_inputs(example_inputs)
     exported = _export(model, examples)
     separate_shared_convolutions(exported)
-    if options.equalize:
-        from .transforms import equalize
-
-        equalize(exported)
+    batches: Iterable[Inputs] = _checked(calibration, examples)
+    if options.equalize or options.correct_bias:
+        batches = list(batches)
+        if options.equalize:
+            equalize(exported, batches[:_TRANSFORM_BATCHES])
     quantizer = MeraQuantizer(options)
     prepared = prepare_pt2e(exported, quantizer)
     if not quantizer.found:
-        raise UnsupportedError(
-            "the model contains no operator that the DNA computes in int8 (see docs/quantization.md for the list)"
-        )
-    batches = list(_checked(calibration, examples)) if options.correct_bias else _checked(calibration, examples)
+        raise UnsupportedError("the model has no operator that the DNA computes in int8 (docs/quantization.md lists them)")
     calibrate(prepared, batches, progress=progress, total=_length(calibration))
-    if options.correct_bias:
-        from .transforms import correct_bias
-
-        return correct_bias(prepared, batches)
+    if options.correct_bias and isinstance(batches, list):
+        return correct_bias(prepared, batches[:_TRANSFORM_BATCHES])
     return convert(prepared)
 
 

@@ -156,10 +156,11 @@ def separate_shared_convolutions(model: GraphModule) -> None:
     model.recompile()
 
 
-def batch_norm_to_depthwise(model: GraphModule, only: set[Node] | None = None) -> None:
+def batch_norm_to_depthwise(model: GraphModule, only: set[Node] | None = None) -> set[Node]:
     """A batch norm of [N, C, H, W] with fixed statistics becomes a depthwise 1x1 convolution: y = x * g / sqrt(v + eps)
     + b - m * g / sqrt(v + eps)."""
     constants = find_constants(model.graph)
+    made = set()
     for node in list(model.graph.nodes):
         if (
             node.op != "call_function"
@@ -181,6 +182,8 @@ def batch_norm_to_depthwise(model: GraphModule, only: set[Node] | None = None) -
             bias = _constant(model, f"{node.name}_bias", offset.float())
         node.target, node.kwargs = aten.conv2d.default, {}
         node.args = (x, weight, bias, [1, 1], [0, 0], [1, 1], m.numel())
+        made.add(node)
+    return made
 
 
 def _tensor(model: GraphModule, node: Any) -> torch.Tensor:

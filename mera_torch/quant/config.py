@@ -24,9 +24,9 @@ class QuantConfig:
         per_channel_weights: One weight scale per output channel (default), or one per tensor.
         fixed_ranges: Give sigmoid and hardsigmoid the range [0, 1] and tanh [-1, 1] whatever was seen; default True.
         equalize: Equalize the ranges of consecutive convolutions' channels before calibration (see
-            :func:`mera_torch.quant.transforms.equalize`); default False. Used by ``quantize`` only.
+            :func:`mera_torch.quant.equalize.equalize`); default False. Used by ``quantize`` only.
         correct_bias: Take the mean error of quantized weights out of each bias, measured on the calibration data (see
-            :func:`mera_torch.quant.transforms.correct_bias`); default False. Used by ``quantize`` only.
+            :func:`mera_torch.quant.correct_bias.correct_bias`); default False. Used by ``quantize`` only.
         exclude: Patterns (as in :mod:`fnmatch`) of module paths, such as ``"head.*"``, whose operators stay in float.
 
     Raises:

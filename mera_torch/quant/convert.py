@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import move_exported_model_to_eval
+from torchao.quantization.pt2e import FakeQuantizeBase, move_exported_model_to_eval
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from . import operators as ops
@@ -28,17 +28,13 @@ def convert(prepared: GraphModule) -> GraphModule:
     Returns:
         A module, to be called in evaluation only, of aten and ``quantized_decomposed`` operators.
     """
-    is_qat = any(
-        isinstance(m, torch.ao.quantization.FakeQuantizeBase) or "FakeQuantize" in type(m).__name__
-        for m in prepared.modules()
-    )
+    is_qat = any(isinstance(module, FakeQuantizeBase) for module in prepared.modules())
     if is_qat:
         move_exported_model_to_eval(prepared)
     converted = convert_pt2e(prepared)
     if is_qat:
         remove_dropout(converted)
-        batch_norm_to_depthwise(converted)
-        _quantize_weights(converted)
+        _quantize_weights(converted, batch_norm_to_depthwise(converted))
         _quantize_biases(converted)
         converted.graph.eliminate_dead_code()
         converted.graph.lint()
@@ -46,11 +42,10 @@ def convert(prepared: GraphModule) -> GraphModule:
     return converted
 
 
-def _quantize_weights(model: GraphModule) -> None:
+def _quantize_weights(model: GraphModule, convolutions: set[Node]) -> None:
     """Float weights of convolutions with an int8 input, which batch norms became: int8 symmetric per output channel."""
     for node in _with_int8_input(model):
-        weight = node.args[1]
-        if isinstance(weight, Node) and weight.op == "get_attr":
+        if node in convolutions and isinstance(weight := node.args[1], Node):
             values = _values(model, weight)
             scale = (values.abs().flatten(1).amax(1) / 127).clamp_min(torch.finfo(torch.float32).eps)
             if isinstance(bias := node.args[2], Node):

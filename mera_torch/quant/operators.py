@@ -26,7 +26,7 @@ UNARY = CLAMP | {
     aten.div.Scalar,
 }  # fmt: skip
 
-# Two tensors, or a tensor and a number (then unary); the output has its own scale. Division by a tensor is not among them.
+# Two tensors, or a tensor and a number (then unary); the output has its own scale. Not division by a tensor.
 BINARY = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor})
 SCALAR_BINARY = BINARY | {aten.div.Tensor}
 

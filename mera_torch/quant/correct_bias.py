@@ -1,18 +1,17 @@
-"""What makes int8 more accurate without training: each a function of a graph, used by ``quantize`` when its config says
-so."""
+"""Bias correction: what rounding does to the mean of each channel is taken out of the bias."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import ObserverBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from . import operators as ops
 from .patterns import attribute
+from .run import run_by_operator
 
 Inputs = tuple[Any, ...]
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_channel.default
@@ -35,10 +34,11 @@ def correct_bias(prepared: GraphModule, batches: Sequence[Inputs]) -> GraphModul
     wanted: dict[str, torch.Tensor] = {}
 
     def remember(node: Node, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        wanted[node.name] = _channel_means(node, outputs)
+        if node.target in ops.CONV or node.target in ops.LINEAR:
+            wanted[node.name] = _channel_means(node, outputs)
         return outputs
 
-    _run_by_operator(prepared, batches, remember)
+    run_by_operator(prepared, batches, remember)
     converted = convert_pt2e(prepared)
 
     def correct(node: Node, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -55,41 +55,8 @@ def correct_bias(prepared: GraphModule, batches: Sequence[Inputs]) -> GraphModul
         shift = (steps * scale).to(outputs[0].dtype)
         return [y - _per_channel(node, shift) for y in outputs]
 
-    _run_by_operator(converted, batches, correct)
+    run_by_operator(converted, batches, correct)
     return converted
-
-
-def _run_by_operator(
-    model: GraphModule, batches: Sequence[Inputs], visit: Callable[[Node, list[torch.Tensor]], list[torch.Tensor]]
-) -> None:
-    """Runs `model` on all batches, one operator after the other; `visit` may replace the outputs of convolutions and
-    linears."""
-    placeholders = [node for node in model.graph.nodes if node.op == "placeholder"]
-    values: dict[Node, list[Any]] = {node: [batch[i] for batch in batches] for i, node in enumerate(placeholders)}
-    last_use = {source: node for node in model.graph.nodes for source in node.all_input_nodes}
-    with torch.no_grad():
-        for node in model.graph.nodes:
-            if node.op == "output":
-                return
-            if node.op == "get_attr":
-                values[node] = [attribute(model, str(node.target))] * len(batches)
-            elif node.op != "placeholder":
-                values[node] = [_compute(model, node, values, i) for i in range(len(batches))]
-            if node.op == "call_function" and (node.target in ops.CONV or node.target in ops.LINEAR):
-                values[node] = visit(node, values[node])
-            for source in node.all_input_nodes:
-                if last_use[source] is node:
-                    del values[source]
-
-
-def _compute(model: GraphModule, node: Node, values: dict[Node, list[Any]], i: int) -> Any:
-    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: values[n][i])
-    if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        return args[0] if isinstance(module, ObserverBase) else module(*args, **kwargs)
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _channel_means(node: Node, outputs: list[torch.Tensor]) -> torch.Tensor:

@@ -40,6 +40,7 @@ static mera_status find_ranges(compiler *c)
 typedef struct rect {
     int32_t buffer;
     int64_t bytes, first, last, address;
+    int64_t early; /* the program position from which its memory had better be free, so that layers can overlap */
 } rect;
 
 static int larger_first(const void *a, const void *b)
@@ -66,12 +67,18 @@ static mera_status place_residents(compiler *c, int64_t grain, rect **out, size_
     if (!rects || !live || !layer_end) return out_of_memory(c->ctx);
     for (size_t i = 0; i < c->jobs.count; i++) layer_end[c->jobs.at[i].layer] = (int64_t)i;
     for (size_t l = 1; l < c->layers.count; l++) layer_end[l] = max_i64(layer_end[l], layer_end[l - 1]);
+    const int32_t linger = c->linger;
     size_t n = 0;
     for (size_t b = 0; b < c->buffers.count; b++) {
         const buffer *x = &c->buffers.at[b];
         if (x->kind != BUFFER_RESIDENT || x->last < 0) continue;
-        const int64_t layer = min_i64(c->jobs.at[x->last].layer + c->linger, (int64_t)c->layers.count - 1);
-        rects[n++] = (rect){(int32_t)b, ceil_div(x->bytes, grain) * grain, x->first, max_i64(x->last, c->linger ? layer_end[layer] : 0), 0};
+        const int64_t after = min_i64(c->jobs.at[x->last].layer + linger, (int64_t)c->layers.count - 1);
+        const int64_t before = c->jobs.at[x->first].layer - linger - 1;
+        rects[n++] = (rect){.buffer = (int32_t)b,
+                            .bytes = ceil_div(x->bytes, grain) * grain,
+                            .first = x->first,
+                            .last = linger ? max_i64(x->last, layer_end[after]) : x->last,
+                            .early = linger ? (before < 0 ? 0 : min_i64(x->first, layer_end[before] + 1)) : x->first};
     }
     qsort(rects, count, sizeof *rects, larger_first);
     for (size_t r = 0; r < count; r++) {
@@ -126,15 +133,17 @@ static mera_status place_floats(compiler *c, int64_t grain, const rect *rects, s
         buffer *b = &c->buffers.at[k];
         if ((b->kind != BUFFER_CONST && b->kind != BUFFER_STAGE) || b->last < 0) continue;
         const int64_t use = b->first, width = ceil_div(b->bytes, grain);
-        memcpy(ready, used, (size_t)cells * sizeof *ready);
-        for (size_t r = 0; r < rect_count; r++) {
-            const rect *x = &rects[r];
-            if (x->first > b->last) continue; /* comes later */
-            const int64_t when = x->last < use ? x->last + 1 : NEVER;
-            for (int64_t i = x->address / grain; i < (x->address + x->bytes) / grain; i++) ready[i] = max_i64(ready[i], when);
+        int64_t when = NEVER, at = -1;
+        for (int strict = 0; strict < 2 && when > use && width <= cells; strict++) {
+            memcpy(ready, used, (size_t)cells * sizeof *ready);
+            for (size_t r = 0; r < rect_count; r++) {
+                const rect *x = &rects[r];
+                if ((strict ? x->first : x->early) > b->last) continue; /* comes later */
+                const int64_t free_from = x->last < use ? x->last + 1 : NEVER;
+                for (int64_t i = x->address / grain; i < (x->address + x->bytes) / grain; i++) ready[i] = max_i64(ready[i], free_from);
+            }
+            at = best_window(ready, cells, width, deque, &when);
         }
-        int64_t when;
-        const int64_t at = width <= cells ? best_window(ready, cells, width, deque, &when) : -1;
         if (at < 0 || when > use)
             return fail(c->ctx, MERA_DOES_NOT_FIT, "'%s' needs %lld bytes of SRAM at once, which are not free", b->name, (long long)b->bytes);
         b->address = at * grain;

@@ -69,6 +69,12 @@ const mera_platform *mera_platform_at(int32_t index);
 const char *mera_platform_alias(int32_t index, int32_t *platform_index);
 mera_status mera_platform_check(mera_context *ctx, const mera_platform *platform);
 
+/* The constants that all platforms share, MERA_ARCH of dna_arch.def: name, value, meaning. */
+int32_t mera_arch_count(void);
+const char *mera_arch_name(int32_t index);
+int64_t mera_arch_value(int32_t index);
+const char *mera_arch_doc(int32_t index);
+
 /* ---- reflection of dna_ops.def: the operator table ---- */
 
 int32_t mera_op_count(void);

@@ -34,6 +34,20 @@ const char *mera_platform_alias(int32_t index, int32_t *platform_index)
     return aliases[index].alias;
 }
 
+static const struct {
+    const char *name, *doc;
+    int64_t value;
+} constants[] = {
+#define MERA_ARCH(name, value, doc) {#name, doc, value},
+#include "dna_arch.def"
+};
+
+int32_t mera_arch_count(void) { return sizeof constants / sizeof *constants; }
+static bool is_constant(int32_t index) { return index >= 0 && index < mera_arch_count(); }
+const char *mera_arch_name(int32_t index) { return is_constant(index) ? constants[index].name : NULL; }
+int64_t mera_arch_value(int32_t index) { return is_constant(index) ? constants[index].value : 0; }
+const char *mera_arch_doc(int32_t index) { return is_constant(index) ? constants[index].doc : NULL; }
+
 static bool power_of_two(int64_t x) { return x > 0 && (x & (x - 1)) == 0; }
 
 mera_status mera_platform_check(mera_context *ctx, const mera_platform *p)
@@ -45,12 +59,15 @@ mera_status mera_platform_check(mera_context *ctx, const mera_platform *p)
     return fail(ctx, MERA_INVALID_ARGUMENT, "platform '%s': " sentence ", got " format, p->name, value)
     REQUIRE(p->units >= 1 && p->units <= 16, "units must be 1 to 16", "%d", p->units);
     REQUIRE(power_of_two(p->array) && p->array >= 16 && p->array <= 128, "array must be 16, 32, 64 or 128", "%d", p->array);
-    REQUIRE(isfinite(p->clock_mhz) && p->clock_mhz > 0 && p->clock_mhz <= 100000,
-            "clock_mhz must be above 0 and at most 100000", "%g", p->clock_mhz);
+    REQUIRE(isfinite(p->clock_mhz) && p->clock_mhz >= 0.001 && p->clock_mhz <= 100000, "clock_mhz must be 0.001 to 100000", "%g",
+            p->clock_mhz);
     REQUIRE(p->sram_bytes >= 1024 && p->sram_bytes <= (int64_t)1 << 30 && p->sram_bytes % 1024 == 0,
             "sram_bytes must be a multiple of 1024 from 1024 to 1 GiB", "%lld", (long long)p->sram_bytes);
     REQUIRE(isfinite(p->dram_gbps) && p->dram_gbps > 0 && p->dram_gbps <= 100000,
             "dram_gbps must be above 0 and at most 100000", "%g", p->dram_gbps);
+    const double bytes_per_cycle = p->dram_gbps * 1e3 / p->clock_mhz;
+    REQUIRE(bytes_per_cycle >= 0.001 && bytes_per_cycle <= 1e6, "dram_gbps must give 0.001 to 1000000 bytes a cycle", "%g",
+            bytes_per_cycle);
     REQUIRE(p->bf16 == 0 || p->bf16 == 1, "bf16 must be 0 or 1", "%d", p->bf16);
     REQUIRE(power_of_two(p->sram_banks) && p->sram_banks >= 4 && p->sram_banks <= 256,
             "sram_banks must be a power of two from 4 to 256", "%d", p->sram_banks);

@@ -181,6 +181,8 @@ static heap_item heap_pop(heap *h)
     }
 }
 
+static bool in_order(int queue) { return queue < QUEUE_UNITS; }
+
 typedef struct scheduler {
     compiler *c;
     dag *d;
@@ -195,7 +197,11 @@ typedef struct scheduler {
     size_t done;
 } scheduler;
 
-static bool in_order(int queue) { return queue < QUEUE_UNITS; }
+
+static mera_status make_ready(scheduler *s, int32_t id)
+{
+    return heap_push(s->c->ctx, &s->ready[s->c->jobs.at[id].i.queue], id, id) ? MERA_OK : out_of_memory(s->c->ctx);
+}
 
 static mera_status complete(scheduler *s, int32_t node)
 {
@@ -204,7 +210,7 @@ static mera_status complete(scheduler *s, int32_t node)
         const int32_t to = d->to.at[d->succ[k]];
         if (--d->waiting[to] > 0) continue;
         if ((size_t)to >= d->jobs) TRY(complete(s, to));
-        else if (!heap_push(s->c->ctx, &s->ready[s->c->jobs.at[to].i.queue], to, to)) return out_of_memory(s->c->ctx);
+        else TRY(make_ready(s, to));
     }
     return MERA_OK;
 }
@@ -215,13 +221,14 @@ static bool accumulates(const job *j) { return j->i.opcode == DNA_OP_CONV && !(j
 static int32_t pick(scheduler *s, int queue)
 {
     heap *h = &s->ready[queue];
-    if (h->count == 0) return -1;
+    while (h->count > 0 && s->started[h->at[0].id]) heap_pop(h); /* went as the head, see below */
     while (s->head[queue] >= 0 && s->started[s->head[queue]]) s->head[queue] = s->next[s->head[queue]];
-    const int32_t first = h->at[0].id;
-    /* A reduction in several instructions may begin only when everything in front of it has, or queues could wait for
-     * each other's memory for ever. */
-    if (first != s->head[queue] && (in_order(queue) || s->locked[queue] || accumulates(&s->c->jobs.at[first]))) return -1;
-    return heap_pop(h).id;
+    if (h->count == 0) return -1;
+    /* A reduction in several instructions may begin only when everything in front of it has, and nothing may come between
+     * its instructions: otherwise queues could wait for each other's memory for ever. */
+    const int32_t first = h->at[0].id, head = s->head[queue];
+    if (!in_order(queue) && !s->locked[queue] && !accumulates(&s->c->jobs.at[first])) return first;
+    return s->d->waiting[head] == 0 ? head : -1;
 }
 
 static mera_status start(scheduler *s, int32_t id, int64_t now)
@@ -256,8 +263,7 @@ static mera_status run(scheduler *s)
     for (size_t n = s->d->nodes; n-- > s->d->jobs;) /* nodes without predecessors; complete() never meets them */
         if (s->d->pred_start[n] == s->d->pred_start[n + 1]) TRY(complete(s, (int32_t)n));
     for (size_t i = 0; i < s->d->jobs; i++)
-        if (s->d->pred_start[i] == s->d->pred_start[i + 1] && !heap_push(c->ctx, &s->ready[c->jobs.at[i].i.queue], (int64_t)i, (int32_t)i))
-            return out_of_memory(c->ctx);
+        if (s->d->pred_start[i] == s->d->pred_start[i + 1]) TRY(make_ready(s, (int32_t)i));
     int64_t now = 0;
     for (;;) {
         for (int q = 0; q < queues; q++) {

@@ -5,7 +5,7 @@
 
 #define NEVER INT64_MAX
 #define STUCK_CYCLES 1000000 /* without a step of any engine: longer than DRAM can take for a burst */
-#define MAX_WORDS 16 /* that one step of one engine can ask for */
+#define MAX_WORDS 32 /* that one engine can be waiting for */
 
 /* Engines of a unit, each one step a cycle at most. */
 enum { LOADER, FEED, DRAIN, WINDOW_LOADER, WINDOW_WORK, VECTOR_WORK, UNIT_ENGINES };
@@ -21,7 +21,8 @@ typedef struct engine {
     int32_t index;               /* of the instruction; -1: idle */
     int64_t begin;               /* cycle of its first step */
     int64_t stall;
-    int32_t words;               /* still to be served for the step under way; -1: step not begun */
+    int32_t words;               /* asked for and not yet served; in engines without queues -1: step not begun */
+    bool flushing;               /* the last step is issued: the instruction ends when all words are served */
     int64_t word[MAX_WORDS];
     bool write[MAX_WORDS];
     /* counters of the instruction */
@@ -116,6 +117,7 @@ static void begin(machine *k, int e, int32_t index)
     x->index = index;
     x->words = -1;
     x->a = x->b = x->c = x->d = x->phase = x->left = x->stall = 0;
+    x->flushing = false;
     x->begin = -1;
     for (int p = 0; p < 4; p++) x->ports[p].held[0] = x->ports[p].held[1] = -1;
     k->active[e >> 6] |= (uint64_t)1 << (e & 63);
@@ -168,6 +170,18 @@ static inline bool serve(machine *k, engine *x)
     x->words = left;
     if (left == 0) k->progress = k->now;
     return left == 0;
+}
+
+/* Engines with request queues: each port may run DNA_PORT_QUEUE words ahead of what has been served, so that a lost turn at
+ * one bank does not stop the others. True if the engine may issue a step in this cycle; `ports` of them are in use. */
+static inline bool may_issue(machine *k, engine *x, int ports)
+{
+    if (x->words < 0) x->words = 0;
+    if (x->words > 0) serve(k, x);
+    if (x->flushing) return false;
+    if (x->words <= ports * (DNA_PORT_QUEUE - 2)) return true;
+    x->stall++;
+    return false;
 }
 
 /* ---- array ---- */
@@ -262,25 +276,22 @@ static void step_feed(machine *k, int unit)
     const int64_t *f = x->i->f;
     if (!u->feed_has_tile) return;
     if (x->begin < 0) x->begin = k->now;
-    if (x->words < 0) { /* a: tile, b: output row, c: output column */
+    if (may_issue(k, x, 1)) { /* a: tile, b: output row, c: output column */
         const int64_t chunks = ceil_div(f[CONV_run], k->array), tap = x->a / chunks, chunk = x->a % chunks;
         const int64_t row = f[CONV_iy0] + x->b * f[CONV_sy] + tap / f[CONV_kw] * f[CONV_dy];
         const int64_t p = f[CONV_ix0] + x->c * f[CONV_sx] + tap % f[CONV_kw] * f[CONV_dx] + chunk * k->array;
         const int64_t low = max_i64(p, 0), high = min_i64(p + min_i64(k->array, f[CONV_run] - chunk * k->array), f[CONV_in_row_bytes]);
-        x->words = 0;
         if (row >= 0 && row < f[CONV_in_rows]) want(k, x, &x->ports[0], f[CONV_in] + row * f[CONV_in_pitch] + low, high - low, false);
+        serve(k, x);
+        if (++x->c < f[CONV_ow]) return;
+        x->c = 0;
+        if (++x->b < f[CONV_oh]) return;
+        x->b = 0;
+        x->flushing = ++x->a == tile_count(k, f);
+        if (!x->flushing) u->feed_has_tile = false;
     }
-    if (!serve(k, x)) {
-        x->stall++;
-        return;
-    }
-    x->words = -1;
-    if (++x->c < f[CONV_ow]) return;
-    x->c = 0;
-    if (++x->b < f[CONV_oh]) return;
-    x->b = 0;
+    if (!x->flushing || x->words > 0) return;
     u->feed_has_tile = false;
-    if (++x->a < tile_count(k, f)) return;
     mera_event *event = &k->event_of[x->index];
     event->start_cycle = x->begin;
     event->end_cycle = k->now + 1;
@@ -311,19 +322,15 @@ static void step_drain(machine *k, int unit)
     const int e = unit * UNIT_ENGINES + DRAIN;
     engine *x = &k->engines[e];
     const int64_t *f = x->i->f;
-    if (x->words < 0) {
-        x->words = 0;
+    if (may_issue(k, x, f[CONV_add] ? 2 : 1)) {
         if (f[CONV_add]) want(k, x, &x->ports[0], f[CONV_res] + x->b * f[CONV_res_pitch] + x->c * f[CONV_res_step], f[CONV_co], false);
         want(k, x, NULL, f[CONV_out] + x->b * f[CONV_out_pitch] + x->c * f[CONV_out_step], f[CONV_co], true);
+        serve(k, x);
+        if (++x->c < f[CONV_ow]) return;
+        x->c = 0;
+        x->flushing = ++x->b == f[CONV_oh];
     }
-    if (!serve(k, x)) {
-        x->stall++;
-        return;
-    }
-    x->words = -1;
-    if (++x->c < f[CONV_ow]) return;
-    x->c = 0;
-    if (++x->b < f[CONV_oh]) return;
+    if (!x->flushing || x->words > 0) return;
     k->units[unit].banks_used--;
     k->event_of[x->index].stall_cycles += x->stall;
     finish(k, x->index, DNA_PIPELINE_CYCLES);
@@ -411,31 +418,27 @@ static void step_window(machine *k, int unit)
     }
     if (x->begin < 0) x->begin = k->now;
     const int64_t lanes = min_i64(k->array, f[WINDOW_run] - x->a * k->array);
-    if (x->words < 0) {
+    if (may_issue(k, x, DNA_WINDOW_ROWS + 1)) {
         const int64_t kx = x->d / triples, first = x->d % triples * DNA_WINDOW_ROWS;
         const int64_t p = f[WINDOW_ix0] + x->b * f[WINDOW_sx] + kx * f[WINDOW_dx] + x->a * k->array;
         const int64_t low = max_i64(p, 0), high = min_i64(p + lanes, f[WINDOW_in_row_bytes]);
-        x->words = 0;
         for (int64_t r = 0; r < DNA_WINDOW_ROWS && first + r < f[WINDOW_kh]; r++) {
             const int64_t row = f[WINDOW_iy0] + x->c * f[WINDOW_sy] + (first + r) * f[WINDOW_dy];
             if (row >= 0 && row < f[WINDOW_in_rows]) want(k, x, &x->ports[r], f[WINDOW_in] + row * f[WINDOW_in_pitch] + low, high - low, false);
         }
         if (x->d + 1 == f[WINDOW_kw] * triples)
             want(k, x, NULL, f[WINDOW_out] + x->c * f[WINDOW_out_pitch] + x->b * f[WINDOW_out_step] + x->a * k->array, lanes, true);
+        serve(k, x);
+        if (++x->d < f[WINDOW_kw] * triples) return;
+        x->d = 0;
+        if (++x->c < f[WINDOW_oh]) return;
+        x->c = 0;
+        if (++x->b < f[WINDOW_ow]) return;
+        x->b = 0;
+        x->flushing = ++x->a == group_count(k, f);
+        if (!x->flushing) x->ready = 0;
     }
-    if (!serve(k, x)) {
-        x->stall++;
-        return;
-    }
-    x->words = -1;
-    if (++x->d < f[WINDOW_kw] * triples) return;
-    x->d = 0;
-    if (++x->c < f[WINDOW_oh]) return;
-    x->c = 0;
-    if (++x->b < f[WINDOW_ow]) return;
-    x->b = 0;
-    x->ready = 0;
-    if (++x->a < group_count(k, f)) return;
+    if (!x->flushing || x->words > 0) return;
     mera_event *event = &k->event_of[x->index];
     event->start_cycle = x->begin;
     event->end_cycle = k->now + 1;
@@ -453,10 +456,10 @@ static void step_vector(machine *k, int unit)
     engine *x = &k->engines[e];
     const int64_t *f = x->i->f;
     if (x->begin < 0) x->begin = k->now;
-    if (x->words < 0) {
-        x->words = 0;
+    if (may_issue(k, x, 3)) {
+        const bool table = x->phase == 0 && f[VECTOR_lut];
         if (x->phase == 0) {
-            if (f[VECTOR_lut]) want(k, x, NULL, f[VECTOR_table] + x->left, min_i64(k->array, 256), false);
+            if (table) want(k, x, NULL, f[VECTOR_table] + x->left, min_i64(k->array, 256), false);
             else x->phase = 1;
         }
         if (x->phase == 1) {
@@ -476,20 +479,17 @@ static void step_vector(machine *k, int unit)
             if (f[VECTOR_mode] >= 2) want(k, x, &x->ports[1], f[VECTOR_b] + x->d + (f[VECTOR_b_scalar] ? 0 : from), f[VECTOR_b_scalar] ? 1 : bytes, false);
             want(k, x, NULL, f[VECTOR_out] + x->left + from, bytes, true);
         }
+        serve(k, x);
+        if (table) {
+            x->left += k->array;
+            if (x->left >= 256) x->phase = 1;
+            return;
+        }
+        if (++x->a < ceil_div(f[VECTOR_run], k->array)) return;
+        x->a = 0;
+        x->flushing = ++x->b == f[VECTOR_n0] * f[VECTOR_n1] * f[VECTOR_n2] * f[VECTOR_n3];
     }
-    if (!serve(k, x)) {
-        x->stall++;
-        return;
-    }
-    x->words = -1;
-    if (x->phase == 0) {
-        x->left += k->array;
-        if (x->left >= 256) x->phase = 1;
-        return;
-    }
-    if (++x->a < ceil_div(f[VECTOR_run], k->array)) return;
-    x->a = 0;
-    if (++x->b < f[VECTOR_n0] * f[VECTOR_n1] * f[VECTOR_n2] * f[VECTOR_n3]) return;
+    if (!x->flushing || x->words > 0) return;
     mera_event *event = &k->event_of[x->index];
     event->start_cycle = x->begin;
     event->end_cycle = k->now + 1;

@@ -210,12 +210,15 @@ class GraphBuilder:
         a, height, width = self.window(x, 5, dilation=op == "max_pool2d", ceil=True)
         if op == "avg_pool2d":
             a["count_include_pad"] = self.rng.randint(0, 1)
+        for d, size, out, before in (("h", self.shape(x)[1], height, "top"), ("w", self.shape(x)[2], width, "left")):
+            taps = np.arange(a[f"kernel_{d}"]) * a.get(f"dilation_{d}", 1) - a[f"pad_{before}"]
+            reads = np.arange(out)[:, None] * a[f"stride_{d}"] + taps
+            if not ((reads >= 0) & (reads < size)).any(1).all():
+                return None  # a window of padding only
         shape = (self.shape(x)[0], height, width, self.shape(x)[3])
-        return (
-            self.node(op, [x], shape, {**a, **self.clamps()}, quantization=self.quantization(x))
-            if self.fits(shape)
-            else None
-        )
+        if not self.fits(shape):
+            return None
+        return self.node(op, [x], shape, {**a, **self.clamps()}, quantization=self.quantization(x))
 
     def average(self, x: int) -> int:
         shape = self.shape(x)

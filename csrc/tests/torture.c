@@ -18,17 +18,6 @@
 
 #include "../core.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define HAVE_SANITIZER
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define HAVE_SANITIZER
-#endif
-#endif
-#ifdef HAVE_SANITIZER
-#include <sanitizer/common_interface_defs.h>
-#endif
-
 enum { SECONDS = 60 }; /* that one fuzz run may take */
 
 static uint64_t next_random(uint64_t *state) /* splitmix64 */
@@ -319,7 +308,7 @@ static sample sample_of(const char *path, int32_t index)
     s.files[GRAPH_TEXT] = blob_copy(text, bytes);
     must(ctx, mera_graph_save(graph, &data, &bytes), path);
     s.files[GRAPH_FILE] = blob_copy(data, bytes);
-    mera_platform platform = platform_at(index % platform_count());
+    mera_platform platform = platform_at(index % SMALL_COUNT); /* little SRAM to clear */
     mera_status status = mera_compile(graph, &platform, &options, NULL, NULL, &program);
     if (status == MERA_DOES_NOT_FIT) {
         platform = platform_at(SMALL_COUNT);
@@ -426,6 +415,13 @@ static void tell_index(void)
     if (write(2, text, (size_t)length) < 0) _exit(2);
 }
 
+static void aborted(int number) /* by a sanitizer, see sanitize.sh */
+{
+    (void)number;
+    tell_index();
+    _exit(1);
+}
+
 static void too_long(int number)
 {
     (void)number;
@@ -439,9 +435,7 @@ static void fuzz(uint64_t seed, int64_t first, int64_t last, const sample *sampl
     static const char *const names[KINDS] = {"graph files", "program files", "graph texts", "program texts"};
     int64_t tried[KINDS] = {0}, loaded[KINDS] = {0}, ran[KINDS] = {0};
     signal(SIGALRM, too_long);
-#ifdef HAVE_SANITIZER
-    __sanitizer_set_death_callback(tell_index);
-#endif
+    signal(SIGABRT, aborted);
     for (int64_t i = first; i < last; i++) {
         uint64_t random = seed ^ ((uint64_t)i * 0xd1342543de82ef95u);
         const sample *s = &samples[below(&random, (uint64_t)count)], *t = &samples[below(&random, (uint64_t)count)];

@@ -67,7 +67,9 @@ def quantize(
     quantizer = MeraQuantizer(options)
     prepared = prepare_pt2e(exported, quantizer)
     if not quantizer.found:
-        raise UnsupportedError("the model has no operator that the DNA computes in int8 (docs/quantization.md lists them)")
+        raise UnsupportedError(
+            "the model has no operator that the DNA computes in int8 (docs/quantization.md lists them)"
+        )
     calibrate(prepared, batches, progress=progress, total=_length(calibration))
     if options.correct_bias and isinstance(batches, list):
         return correct_bias(prepared, batches[:_TRANSFORM_BATCHES])

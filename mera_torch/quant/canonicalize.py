@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from . import operators as ops
-from .patterns import argument, attribute, find_constants, is_float32, value_of
+from .patterns import argument, constant_of, find_constants, is_float32, value_of
 
 aten: Any = torch.ops.aten
 
@@ -89,9 +89,9 @@ def split_to_slices(model: GraphModule) -> None:
         dim = argument(node, 1 if unbind else 2, "dim", 0)
         begins = [0]
         for part in parts:
-            begins.append(begins[-1] + (1 if unbind else int(part.shape[dim])))  # type: ignore[index]
+            begins.append(begins[-1] + (1 if unbind else int(part.shape[dim])))
         for pick in picks:
-            i = int(pick.args[1]) % len(parts)  # type: ignore[arg-type]
+            i = int(pick.args[1]) % len(parts)
             pick.target = aten.select.int if unbind else aten.slice.Tensor
             pick.args = (x, dim, begins[i]) if unbind else (x, dim, begins[i], begins[i + 1])
             _copy_source(node, pick)
@@ -174,9 +174,11 @@ def batch_norm_to_depthwise(model: GraphModule, only: set[Node] | None = None) -
         known = all(isinstance(n, Node) and n.op == "get_attr" and n in constants for n in statistics)
         if training or result is None or result.dim() != 4 or not is_float32(node) or mean is None or not known:
             continue
-        m, v = _tensor(model, mean).double(), _tensor(model, variance).double()
-        factor = (torch.ones_like(m) if gamma is None else _tensor(model, gamma).double()) / (v + float(epsilon)).sqrt()  # type: ignore[arg-type]
-        offset = (torch.zeros_like(m) if beta is None else _tensor(model, beta).double()) - m * factor
+        m, v = constant_of(model, mean).double(), constant_of(model, variance).double()
+        factor = (torch.ones_like(m) if gamma is None else constant_of(model, gamma).double()) / (
+            v + float(epsilon)
+        ).sqrt()
+        offset = (torch.zeros_like(m) if beta is None else constant_of(model, beta).double()) - m * factor
         with model.graph.inserting_before(node):
             weight = _constant(model, f"{node.name}_weight", factor.float().view(-1, 1, 1, 1))
             bias = _constant(model, f"{node.name}_bias", offset.float())
@@ -184,13 +186,6 @@ def batch_norm_to_depthwise(model: GraphModule, only: set[Node] | None = None) -
         node.args = (x, weight, bias, [1, 1], [0, 0], [1, 1], m.numel())
         made.add(node)
     return made
-
-
-def _tensor(model: GraphModule, node: Any) -> torch.Tensor:
-    value = attribute(model, str(node.target))
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{node.target} is no tensor")
-    return value.detach()
 
 
 def _constant(model: GraphModule, name: str, value: torch.Tensor) -> Node:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.fx import GraphModule, Node
@@ -12,7 +12,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 from . import operators as ops
 from .canonicalize import batch_norm_to_depthwise, remove_dropout
 from .observers import BIAS_LIMIT
-from .patterns import attribute
+from .patterns import constant_of
 
 _qd: Any = torch.ops.quantized_decomposed
 _INT32_MAX = 2**31 - 1
@@ -31,7 +31,7 @@ def convert(prepared: GraphModule) -> GraphModule:
     is_qat = any(isinstance(module, FakeQuantizeBase) for module in prepared.modules())
     if is_qat:
         move_exported_model_to_eval(prepared)
-    converted = convert_pt2e(prepared)
+    converted: GraphModule = convert_pt2e(prepared)
     if is_qat:
         remove_dropout(converted)
         _quantize_weights(converted, batch_norm_to_depthwise(converted))
@@ -46,10 +46,10 @@ def _quantize_weights(model: GraphModule, convolutions: set[Node]) -> None:
     """Float weights of convolutions with an int8 input, which batch norms became: int8 symmetric per output channel."""
     for node in _with_int8_input(model):
         if node in convolutions and isinstance(weight := node.args[1], Node):
-            values = _values(model, weight)
+            values = constant_of(model, weight)
             scale = (values.abs().flatten(1).amax(1) / 127).clamp_min(torch.finfo(torch.float32).eps)
             if isinstance(bias := node.args[2], Node):
-                scale = torch.maximum(scale, _values(model, bias).abs() / (_input_scale(node) * BIAS_LIMIT))
+                scale = torch.maximum(scale, constant_of(model, bias).abs() / (_input_scale(node) * BIAS_LIMIT))
             _replace(model, node, 1, values, scale, 127, torch.int8)
 
 
@@ -63,13 +63,9 @@ def _quantize_biases(model: GraphModule) -> None:
             and isinstance(weight, Node)
             and weight.op == "call_function"
         ):
-            weight_scale = weight.args[1]
-            values = _values(model, bias)
-            scale = (
-                _values(model, weight_scale)
-                if isinstance(weight_scale, Node)
-                else torch.full_like(values, float(weight_scale))
-            )  # type: ignore[arg-type]
+            values, weight_scale = constant_of(model, bias), cast(Any, weight.args[1])
+            per_channel = isinstance(weight_scale, Node)
+            scale = constant_of(model, weight_scale) if per_channel else torch.full_like(values, weight_scale)
             _replace(model, node, 2, values, _input_scale(node) * scale, _INT32_MAX, torch.int32)
 
 
@@ -86,13 +82,6 @@ def _with_int8_input(model: GraphModule) -> list[Node]:
 
 def _input_scale(node: Node) -> float:
     return float(node.args[0].args[1])  # type: ignore[union-attr, arg-type]
-
-
-def _values(model: GraphModule, node: Node) -> torch.Tensor:
-    value = attribute(model, str(node.target))
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{node.target} is no tensor")
-    return value.detach()
 
 
 def _replace(

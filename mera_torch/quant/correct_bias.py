@@ -39,7 +39,7 @@ def correct_bias(prepared: GraphModule, batches: Sequence[Inputs]) -> GraphModul
         return outputs
 
     run_by_operator(prepared, batches, remember)
-    converted = convert_pt2e(prepared)
+    converted: GraphModule = convert_pt2e(prepared)
 
     def correct(node: Node, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
         bias = node.args[2] if len(node.args) > 2 else None

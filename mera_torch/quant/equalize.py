@@ -1,8 +1,9 @@
 """Equalization: channels of one tensor are brought to like ranges, since int8 gives all of them one scale.
 
-A factor d[c] may be taken out of channel c of a value and put into the weights that read it, when everything in between is
-linear or clamps at zero only: relu(x / d) = relu(x) / d. This reaches over whole residual streams, whose adds keep channels apart.
-(Nagel et al., arXiv 1906.04721, section 4.1, does so with the ranges of weights; here those of the activations are measured.)
+A factor d[c] may be taken out of channel c of a value and put into the weights that read it, when everything in between
+is linear or clamps at zero only: relu(x / d) = relu(x) / d. This reaches over whole residual streams, whose adds keep
+channels apart. (Nagel et al., arXiv 1906.04721, section 4.1, does so with the ranges of weights; here those of the
+activations are measured.)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.fx import GraphModule, Node
 
 from . import operators as ops
 from .canonicalize import remove_dropout, remove_in_place
-from .patterns import argument, attribute, value_of
+from .patterns import argument, constant_of, value_of
 from .run import run_by_operator
 
 Inputs = tuple[Any, ...]
@@ -24,7 +25,9 @@ aten: Any = torch.ops.aten
 
 _LARGEST_FACTOR = 64.0
 # f(x / d) = f(x) / d for d > 0 of each channel.
-_HOMOGENEOUS = ops.MAX_POOL | ops.AVG_POOL | ops.ADAPTIVE_AVG_POOL | ops.MEAN | {aten.relu.default, aten.upsample_nearest2d.vec}
+_HOMOGENEOUS = (
+    ops.MAX_POOL | ops.AVG_POOL | ops.ADAPTIVE_AVG_POOL | ops.MEAN | {aten.relu.default, aten.upsample_nearest2d.vec}
+)
 
 
 @dataclass
@@ -42,8 +45,8 @@ def equalize(model: GraphModule, batches: Sequence[Inputs], strength: float = 0.
     Args:
         model: From ``torch.export.export(m, args).module()``.
         batches: Tuples of its inputs, to measure the ranges with.
-        strength: 0 to 1; the factor of a channel is r ** strength / w ** (1 - strength), r the largest magnitude seen in it, w the
-            largest weight that reads it.
+        strength: 0 to 1; the factor of a channel is r ** strength / w ** (1 - strength), r the largest magnitude seen
+            in it, w the largest weight that reads it.
 
     Returns:
         How many streams of values were equalized.
@@ -87,7 +90,9 @@ def _find_streams(model: GraphModule) -> list[_Stream]:
                 streams[node] = _Stream({node}, [node])
             continue
         stream = streams.get(node.args[0], _Stream(producers=[node.args[0]]))
-        other = streams.get(node.args[1], _Stream(producers=[node.args[1]])) if node.target is aten.add.Tensor else stream
+        other = (
+            streams.get(node.args[1], _Stream(producers=[node.args[1]])) if node.target is aten.add.Tensor else stream
+        )
         if other is not stream:
             stream.values |= other.values
             stream.producers += other.producers
@@ -98,7 +103,9 @@ def _find_streams(model: GraphModule) -> list[_Stream]:
     found = []
     for stream in {id(s): s for s in streams.values()}.values():
         stream.readers = [user for value in stream.values for user in value.users if user not in stream.values]
-        parameters = [n for p in stream.producers for n in p.all_input_nodes[1:]] + [r.args[1] for r in stream.readers if len(r.args) > 1]
+        parameters = [n for p in stream.producers for n in p.all_input_nodes[1:]] + [
+            r.args[1] for r in stream.readers if len(r.args) > 1
+        ]
         alone = all(isinstance(n, Node) and n.op == "get_attr" and len(n.users) == 1 for n in parameters)
         if stream.readers and alone and all(map(_produces, stream.producers)) and all(map(_reads, stream.readers)):
             found.append(stream)
@@ -138,18 +145,18 @@ def _is_depthwise(node: Node) -> bool:
 
 def _reading_weights(model: GraphModule, reader: Node) -> torch.Tensor:
     """float64 [C]: the largest weight that reads each channel."""
-    weight = attribute(model, str(reader.args[1].target)).detach().double()  # type: ignore[union-attr, attr-defined]
+    weight = constant_of(model, reader.args[1]).double()
     return weight.abs().movedim(0 if _is_depthwise(reader) else 1, 0).flatten(1).amax(1)
 
 
 def _scale(model: GraphModule, parameter: Any, factor: torch.Tensor, dim: int) -> None:
-    """Replaces (never writes into: the original model owns it) a parameter by its product with factor[c] along `dim`."""
-    path = str(parameter.target)
-    old = attribute(model, path)
-    if not isinstance(old, torch.Tensor):
-        raise TypeError(f"{path} is no tensor")
+    """Replaces (never writes into: the original model owns it) a parameter by its product with factor[c] along
+    `dim`."""
+    old = constant_of(model, parameter)
     shape = [1] * old.dim()
     shape[dim] = -1
-    owner, _, name = path.rpartition(".")
-    new = (old.detach().double() * factor.view(shape)).to(old.dtype)
-    setattr(model.get_submodule(owner), name, torch.nn.Parameter(new, requires_grad=False) if isinstance(old, torch.nn.Parameter) else new)
+    owner, _, name = str(parameter.target).rpartition(".")
+    new = (old.double() * factor.view(shape)).to(old.dtype)
+    module = model.get_submodule(owner)
+    is_parameter = isinstance(getattr(module, name), torch.nn.Parameter)
+    setattr(module, name, torch.nn.Parameter(new, requires_grad=False) if is_parameter else new)

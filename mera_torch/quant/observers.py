@@ -18,7 +18,7 @@ _SEARCH_ROUNDS = 2
 _SAMPLE = 1 << 18  # elements of one tensor that go into a histogram; its extremes are exact whatever its size
 
 
-class _NamedObserver(ObserverBase):
+class _NamedObserver(ObserverBase):  # type: ignore[misc]  # torchao has no type hints
     """An observer that knows what it observes, for its messages."""
 
     where = "a tensor"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
+
+from mera_torch.errors import InvalidModelError
 
 from . import operators as ops
 
@@ -82,6 +85,14 @@ def attribute(module: torch.nn.Module, path: str) -> object:
     for name in path.split("."):
         owner = getattr(owner, name)
     return owner
+
+
+def constant_of(module: GraphModule, node: Any) -> torch.Tensor:
+    """The tensor that a get_attr `node` of `module` reads, without gradient."""
+    value = attribute(module, str(node.target))
+    if not isinstance(value, torch.Tensor):
+        raise InvalidModelError(f"{node.target!r} of the graph must be a tensor, got {type(value).__name__}")
+    return value.detach()
 
 
 def is_float32(node: Node) -> bool:
@@ -217,7 +228,8 @@ def _one_way_broadcast(a: torch.Size, b: torch.Size) -> bool:
     """At most 4 dimensions, and one of the shapes is the result's, as the DNA's add and mul need."""
     if max(len(a), len(b)) > 4:
         return False
-    return torch.broadcast_shapes(a, b) in (a, b)
+    joined = tuple(torch.broadcast_shapes(a, b))  # type: ignore[no-untyped-call]
+    return joined in (tuple(a), tuple(b))
 
 
 def _pair(value: object) -> tuple[object, object]:

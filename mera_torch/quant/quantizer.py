@@ -42,7 +42,7 @@ from .patterns import QuantizedOp, attribute, describe, find_quantized_ops, modu
 _INT32_MAX = 2**31 - 1
 
 
-class MeraQuantizer(Quantizer):
+class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hints
     """torchao PT2E quantizer for the DNA; use with ``prepare_pt2e``, ``prepare_qat_pt2e`` and ``convert_pt2e``.
 
     Weights become int8 symmetric [-127, 127], per output channel (axis 0); activations int8 affine [-128, 127], per

@@ -17,8 +17,8 @@ def run_by_operator(
 ) -> None:
     """Computes each operator of `model` on all batches before the next one; observers are passed over.
 
-    `visit(node, outputs)` sees the results, one a batch, of every called function, and returns what later operators shall read. A value is
-    forgotten after its last reader.
+    `visit(node, outputs)` sees the results, one a batch, of every called function, and returns what later operators
+    shall read. A value is forgotten after its last reader.
     """
     placeholders = [node for node in model.graph.nodes if node.op == "placeholder"]
     values: dict[Node, list[Any]] = {node: [batch[i] for batch in batches] for i, node in enumerate(placeholders)}

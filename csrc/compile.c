@@ -33,6 +33,21 @@ static mera_status fit(compiler *c)
     return MERA_OK;
 }
 
+/* Nothing fits: adds to the error's message how much SRAM would do, by trying. */
+static mera_status say_what_fits(compiler *c)
+{
+    const int64_t most = (int64_t)1 << 30;
+    char why[1024];
+    snprintf(why, sizeof why, "%s", mera_last_error(c->ctx));
+    while (c->platform.sram_bytes < most) {
+        c->platform.sram_bytes = min_i64(most, ceil_div(c->platform.sram_bytes * 5, 4 * 1024) * 1024);
+        const mera_status status = fit(c);
+        if (status == MERA_OK) return fail(c->ctx, MERA_DOES_NOT_FIT, "%s (%lld bytes of SRAM would do)", why, (long long)c->platform.sram_bytes);
+        if (status != MERA_DOES_NOT_FIT) return status;
+    }
+    return fail(c->ctx, MERA_DOES_NOT_FIT, "%s (not even %lld bytes of SRAM would do)", why, (long long)most);
+}
+
 /* Runs the stages up to `last` ("isa" = all). */
 static mera_status compile(compiler *c, const char *last, mera_progress progress, void *user)
 {
@@ -46,7 +61,9 @@ static mera_status compile(compiler *c, const char *last, mera_progress progress
         TRY(stage_plan(c));
         return last[0] == 't' ? MERA_OK : stage_lower(c);
     }
-    TRY(fit(c));
+    const mera_status status = fit(c);
+    if (status == MERA_DOES_NOT_FIT) return say_what_fits(c);
+    TRY(status);
     if (!strcmp(last, "alloc")) return MERA_OK;
     TRY(report(c, progress, user, "schedule", 3));
     TRY(stage_schedule(c));

@@ -115,6 +115,8 @@ static bool may_allocate(mera_context *ctx)
 
 void *ctx_alloc(mera_context *ctx, size_t bytes) { return may_allocate(ctx) ? malloc(bytes ? bytes : 1) : NULL; }
 
+void *ctx_alloc_zeroed(mera_context *ctx, size_t bytes) { return may_allocate(ctx) ? calloc(1, bytes ? bytes : 1) : NULL; }
+
 void *ctx_realloc(mera_context *ctx, void *old, size_t bytes)
 {
     return may_allocate(ctx) ? realloc(old, bytes ? bytes : 1) : NULL;

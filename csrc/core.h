@@ -41,6 +41,7 @@ mera_status fail(mera_context *ctx, mera_status status, const char *format, ...)
 
 /* Raw memory, counted against the context's fail_after. NULL when out of memory: report with out_of_memory(). */
 void *ctx_alloc(mera_context *ctx, size_t bytes);                       /* not zeroed */
+void *ctx_alloc_zeroed(mera_context *ctx, size_t bytes);                /* pages cost nothing until they are touched */
 void *ctx_realloc(mera_context *ctx, void *old, size_t bytes);
 void ctx_free(mera_context *ctx, void *memory);
 mera_status out_of_memory(mera_context *ctx);

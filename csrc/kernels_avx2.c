@@ -69,31 +69,59 @@ TARGET static void pack(int64_t n, int64_t depth, const int8_t *b, int64_t ldb, 
             }
 }
 
+/* A row of a tile. Rows are variables, not elements of an array, so that they stay in registers. */
+typedef struct row {
+    __m256i v0, v1;
+} row;
+
+/* acc + w * x in pairs. An asm and not an intrinsic for the sum, for which gcc 12 keeps every accumulator in two places. */
+INLINE __m256i dot2(__m256i acc, __m256i w, __m256i x)
+{
+    const __m256i products = _mm256_madd_epi16(x, w);
+    __asm__("vpaddd %1, %0, %0" : "+x"(acc) : "x"(products));
+    return acc;
+}
+
+/* The next two of depth. */
+INLINE row row_multiply(row acc, __m256i w0, __m256i w1, const int16_t *a)
+{
+    int32_t pair;
+    memcpy(&pair, a, sizeof pair);
+    const __m256i x = _mm256_set1_epi32(pair);
+    acc.v0 = dot2(acc.v0, w0, x);
+    acc.v1 = dot2(acc.v1, w1, x);
+    return acc;
+}
+
+INLINE void row_store(row acc, int64_t n, bool accumulate, int32_t *c)
+{
+    int32_t part[COLUMNS] = {0}, *to = c;
+    if (n < COLUMNS) {
+        if (accumulate) memcpy(part, c, (size_t)n * sizeof *c);
+        to = part;
+    }
+    store256(to, accumulate ? _mm256_add_epi32(acc.v0, load256(to)) : acc.v0);
+    store256(to + 8, accumulate ? _mm256_add_epi32(acc.v1, load256(to + 8)) : acc.v1);
+    if (n < COLUMNS) memcpy(c, part, (size_t)n * sizeof *c);
+}
+
+#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
+
 /* rows x 16 of c; rows is a constant where it is inlined. a is int16, DEPTH wide. */
 INLINE void tile(int rows, int64_t n, int64_t steps, const int16_t *a, const uint8_t *b, int32_t *c, int64_t ldc, bool accumulate)
 {
-    __m256i acc[6][2];
-    for (int i = 0; i < rows; i++) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
+#define START(i) row r##i = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#define STEP(i) if ((i) < rows) r##i = row_multiply(r##i, w0, w1, a + (i) * DEPTH + 2 * k);
+#define STORE(i) if ((i) < rows) row_store(r##i, n, accumulate, c + (i) * ldc);
+    EACH_ROW(START)
     for (int64_t k = 0; k < steps; k++, b += 64) {
         const __m256i w0 = load256(b), w1 = load256(b + 32);
-        for (int i = 0; i < rows; i++) {
-            int32_t pair;
-            memcpy(&pair, a + i * DEPTH + 2 * k, 4);
-            const __m256i x = _mm256_set1_epi32(pair);
-            acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(x, w0));
-            acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(x, w1));
-        }
+        EACH_ROW(STEP)
     }
-    for (int i = 0; i < rows; i++) {
-        int32_t *to = c + i * ldc, part[COLUMNS] = {0};
-        if (n < COLUMNS) {
-            if (accumulate) memcpy(part, to, (size_t)n * sizeof *to);
-            to = part;
-        }
-        for (int v = 0; v < 2; v++)
-            store256(to + 8 * v, accumulate ? _mm256_add_epi32(acc[i][v], load256(to + 8 * v)) : acc[i][v]);
-        if (n < COLUMNS) memcpy(c + i * ldc, part, (size_t)n * sizeof *to);
-    }
+    EACH_ROW(STORE)
+#undef START
+#undef STEP
+#undef STORE
 }
 
 /* A block of a (m <= ROWS, depth <= DEPTH) times packed rows of B; `panel` is the distance of their panels. */

@@ -81,38 +81,94 @@ TARGET static void row_corrections(int64_t m, int64_t depth, const int8_t *a, in
     }
 }
 
+/* A row of a tile: up to four vectors. Rows are variables, not elements of an array, so that they stay in registers. */
+typedef struct row {
+    __m512i v0, v1, v2, v3;
+} row;
+
+INLINE row row_load(int vectors, const uint8_t *b)
+{
+    row w = {0};
+    w.v0 = _mm512_loadu_si512(b);
+    if (vectors > 1) w.v1 = _mm512_loadu_si512(b + 64);
+    if (vectors > 2) w.v2 = _mm512_loadu_si512(b + 128);
+    if (vectors > 3) w.v3 = _mm512_loadu_si512(b + 192);
+    return w;
+}
+
+/* acc + w * x. An asm and not the intrinsic, for which gcc 12 keeps every accumulator in two places, one of them memory. */
+INLINE __m512i dot4(__m512i acc, __m512i w, __m512i x)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
+    return acc;
+}
+
+/* The next four of depth. */
+INLINE row row_multiply(row acc, int vectors, row w, int32_t four)
+{
+    const __m512i x = _mm512_set1_epi32(four);
+    acc.v0 = dot4(acc.v0, w.v0, x);
+    if (vectors > 1) acc.v1 = dot4(acc.v1, w.v1, x);
+    if (vectors > 2) acc.v2 = dot4(acc.v2, w.v2, x);
+    if (vectors > 3) acc.v3 = dot4(acc.v3, w.v3, x);
+    return acc;
+}
+
+INLINE void vector_store(__m512i acc, __mmask16 columns, bool accumulate, int32_t *to)
+{
+    if (accumulate) acc = _mm512_add_epi32(acc, _mm512_maskz_loadu_epi32(columns, to));
+    _mm512_mask_storeu_epi32(to, columns, acc);
+}
+
+INLINE void row_store(row acc, int vectors, __mmask16 last, bool accumulate, int32_t *c)
+{
+    vector_store(acc.v0, vectors == 1 ? last : 0xffff, accumulate, c);
+    if (vectors > 1) vector_store(acc.v1, vectors == 2 ? last : 0xffff, accumulate, c + 16);
+    if (vectors > 2) vector_store(acc.v2, vectors == 3 ? last : 0xffff, accumulate, c + 32);
+    if (vectors > 3) vector_store(acc.v3, last, accumulate, c + 48);
+}
+
+INLINE int32_t load_four(const int8_t *a)
+{
+    int32_t four;
+    memcpy(&four, a, sizeof four);
+    return four;
+}
+
+INLINE int32_t load_rest(const int8_t *a, int64_t count)
+{
+    int32_t four = 0;
+    memcpy(&four, a, (size_t)count);
+    return four;
+}
+
+#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+
 /* rows x (16 * vectors) of c; rows and vectors are constants where it is inlined. last: columns of the last vector. */
 INLINE void tile(int rows, int vectors, __mmask16 last, int64_t depth, const int8_t *a, int64_t lda, const uint8_t *b,
                  const int32_t *start, int32_t *c, int64_t ldc, bool accumulate)
 {
-    __m512i acc[12][4];
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vectors; v++) acc[i][v] = _mm512_set1_epi32(start[i]);
+#define START(i) \
+    const __m512i start##i = _mm512_set1_epi32((i) < rows ? start[i] : 0); \
+    row r##i = {start##i, start##i, start##i, start##i};
+#define FULL(i) if ((i) < rows) r##i = row_multiply(r##i, vectors, w, load_four(a + (i) * lda + k));
+#define REST(i) if ((i) < rows) r##i = row_multiply(r##i, vectors, w, load_rest(a + (i) * lda + k, depth - k));
+#define STORE(i) if ((i) < rows) row_store(r##i, vectors, last, accumulate, c + (i) * ldc);
+    EACH_ROW(START)
     int64_t k = 0;
     for (; k + 4 <= depth; k += 4, b += 64 * vectors) {
-        __m512i w[4];
-        for (int v = 0; v < vectors; v++) w[v] = _mm512_loadu_si512(b + 64 * v);
-        for (int i = 0; i < rows; i++) {
-            int32_t four;
-            memcpy(&four, a + i * lda + k, 4);
-            const __m512i x = _mm512_set1_epi32(four);
-            for (int v = 0; v < vectors; v++) acc[i][v] = _mm512_dpbusd_epi32(acc[i][v], w[v], x);
-        }
+        const row w = row_load(vectors, b);
+        EACH_ROW(FULL)
     }
-    if (k < depth)
-        for (int i = 0; i < rows; i++) {
-            int32_t rest = 0;
-            memcpy(&rest, a + i * lda + k, (size_t)(depth - k));
-            const __m512i x = _mm512_set1_epi32(rest);
-            for (int v = 0; v < vectors; v++) acc[i][v] = _mm512_dpbusd_epi32(acc[i][v], _mm512_loadu_si512(b + 64 * v), x);
-        }
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vectors; v++) {
-            const __mmask16 columns = v == vectors - 1 ? last : 0xffff;
-            int32_t *to = c + i * ldc + 16 * v;
-            if (accumulate) acc[i][v] = _mm512_add_epi32(acc[i][v], _mm512_maskz_loadu_epi32(columns, to));
-            _mm512_mask_storeu_epi32(to, columns, acc[i][v]);
-        }
+    if (k < depth) {
+        const row w = row_load(vectors, b);
+        EACH_ROW(REST)
+    }
+    EACH_ROW(STORE)
+#undef START
+#undef FULL
+#undef REST
+#undef STORE
 }
 
 #define TILE(rows, vectors)                                                                                          \

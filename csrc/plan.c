@@ -174,10 +174,9 @@ static mera_status does_not_fit(compiler *c, int32_t index)
     const layer *l = &c->layers.at[index];
     const graph_node *n = node_at(c, l->node);
     return fail(c->ctx, MERA_DOES_NOT_FIT,
-                "%s '%s' (layer '%s', %s): no tiling fits: one row of its operands with the weights of one tile needs %lld bytes of SRAM, "
-                "platform %s has %lld; use a platform with at least that much, a narrower input, or fewer channels",
-                op_name(n->op), n->name, n->layer, n->source, (long long)(minimum_bytes(c, index) + c->slack), c->platform.name,
-                (long long)c->platform.sram_bytes);
+                "%s '%s' (layer '%s', %s): no tiling fits: one row of its operands at a time, with the weights of one tile, needs more than the %lld "
+                "bytes of SRAM of platform %s; use one with more, a narrower input, or fewer channels",
+                op_name(n->op), n->name, n->layer, n->source, (long long)c->platform.sram_bytes, c->platform.name);
 }
 
 static mera_status choose_homes(compiler *c)

@@ -59,6 +59,12 @@ mera_status program_validate(mera_program *p)
         return fail(ctx, MERA_CORRUPT, "program: memory sizes out of range");
     TRY(validate_ports(p, p->inputs, p->input_count, "input"));
     TRY(validate_ports(p, p->outputs, p->output_count, "output"));
+    int64_t macs = 0; /* the sum must not overflow */
+    for (int32_t k = 0; k < p->node_count; k++) {
+        if (p->nodes[k].macs < 0 || p->nodes[k].macs > ((int64_t)1 << 62) - macs)
+            return fail(ctx, MERA_CORRUPT, "program: node %d has %lld multiply-accumulates", k, (long long)p->nodes[k].macs);
+        macs += p->nodes[k].macs;
+    }
     int64_t in_queue[MAX_QUEUES] = {0};
     bool open[MAX_QUEUES] = {false}; /* a reduction has begun and not ended */
     for (int64_t i = 0; i < p->code_count; i++) {
@@ -250,10 +256,10 @@ mera_status mera_program_load(mera_context *ctx, const uint8_t *data, size_t byt
 {
     if (bytes < HEADER_BYTES || memcmp(data, magic, 8)) return fail(ctx, MERA_CORRUPT, "program file: it does not begin as a DNA program does");
     reader r = {data + 8, data + bytes, false};
-    const uint32_t version = read_u32(&r);
-    read_u32(&r);
+    const uint32_t version = read_u32(&r), reserved = read_u32(&r);
     if (version != PROGRAM_VERSION)
         return fail(ctx, MERA_CORRUPT, "program file: version %u, this build reads version %d; compile the model again", version, PROGRAM_VERSION);
+    if (reserved != 0) return fail(ctx, MERA_CORRUPT, "program file: its reserved word is not 0: it was altered");
     const uint64_t length = read_u64(&r), sum = read_u64(&r);
     if (length != bytes)
         return fail(ctx, MERA_CORRUPT, "program file: %llu bytes, its header says %llu: it was truncated or extended", (unsigned long long)bytes,

@@ -30,20 +30,17 @@ mera_status mera_simulator_create(mera_program *program, mera_simulator **simula
     arena_init(&s->memory, ctx);
     s->program = program;
     s->scratch_bytes = exec_scratch_bytes(program);
-    s->sram = ctx_alloc(ctx, (size_t)f->sram_bytes);
-    s->dram = ctx_alloc(ctx, (size_t)program->dram_bytes + 1);
-    s->accumulators = ctx_alloc(ctx, sizeof(int32_t) * DNA_ACCUMULATORS * (size_t)f->array * (size_t)f->units);
+    /* Memory starts from zero, so that a run never depends on what was there before. */
+    s->sram = ctx_alloc_zeroed(ctx, (size_t)f->sram_bytes);
+    s->dram = ctx_alloc_zeroed(ctx, (size_t)program->dram_bytes);
+    s->accumulators = ctx_alloc_zeroed(ctx, sizeof(int32_t) * DNA_ACCUMULATORS * (size_t)f->array * (size_t)f->units);
     s->scratch = ctx_alloc(ctx, s->scratch_bytes);
     object_attach(ctx, &s->object, destroy);
     if (!s->sram || !s->dram || !s->accumulators || !s->scratch) {
         mera_simulator_destroy(s);
         return out_of_memory(ctx);
     }
-    /* Memory starts from zero, so that a run never depends on what was there before. */
-    memset(s->sram, 0, (size_t)f->sram_bytes);
-    memset(s->accumulators, 0, sizeof(int32_t) * DNA_ACCUMULATORS * (size_t)f->array * (size_t)f->units);
     memcpy(s->dram, program->constants, (size_t)program->constant_bytes);
-    memset(s->dram + program->constant_bytes, 0, (size_t)(program->dram_bytes - program->constant_bytes));
     *simulator = s;
     return MERA_OK;
 }

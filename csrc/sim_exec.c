@@ -178,21 +178,22 @@ static void window_run(const mera_simulator *s, const int64_t *f, int64_t y, int
         for (int64_t kx = 0; kx < f[WINDOW_kw]; kx++) {
             const int64_t p = x + kx * f[WINDOW_dx];
             const lanes in = real ? inside(p, n, 0, f[WINDOW_in_row_bytes]) : (lanes){0, 0};
-            const int8_t *from = (const int8_t *)s->sram + f[WINDOW_in] + row * f[WINDOW_in_pitch] + p;
+            /* lane in.from; a row that does not exist has no address */
+            const int8_t *from = (const int8_t *)s->sram + (in.to > in.from ? f[WINDOW_in] + row * f[WINDOW_in_pitch] + p + in.from : 0);
             if (mode == 0) {
                 const int8_t *w = weights + (ky * f[WINDOW_kw] + kx) * LANES;
-                if (in.to > in.from) k->multiply_add_s8(in.to - in.from, from + in.from, w + in.from, acc + in.from);
+                if (in.to > in.from) k->multiply_add_s8(in.to - in.from, from, w + in.from, acc + in.from);
                 if (pad)
                     for (int64_t j = 0; j < n; j++) {
                         if (j == in.from && in.to > in.from) j = in.to;
                         if (j < n) acc[j] += (int32_t)pad * w[j];
                     }
             } else if (mode == 1) {
-                for (int64_t j = in.from; j < in.to; j++) most[j] = from[j] > most[j] ? from[j] : most[j];
+                for (int64_t j = in.from; j < in.to; j++) most[j] = from[j - in.from] > most[j] ? from[j - in.from] : most[j];
             } else if (counted) {
                 const lanes c = inside(p, n, f[WINDOW_cx0], f[WINDOW_cx1]);
                 for (int64_t j = c.from; j < c.to; j++) count[j]++;
-                for (int64_t j = c.from; j < c.to; j++) acc[j] += j >= in.from && j < in.to ? from[j] : (int32_t)pad;
+                for (int64_t j = c.from; j < c.to; j++) acc[j] += j >= in.from && j < in.to ? from[j - in.from] : (int32_t)pad;
             }
         }
     }

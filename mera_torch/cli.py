@@ -5,22 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import numpy as np
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from . import MeraError
-
-try:
-    import typer
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-except ImportError as error:
-    raise SystemExit(f'the command mera needs {error.name}: pip install "mera_torch[full]"') from error
 
 app = typer.Typer(
     name="mera",
@@ -31,7 +26,6 @@ app = typer.Typer(
 )
 console = Console()
 QUIET = ("torchao", "torch.utils._pytree")  # warn, at import, of GPU kernels and of deprecations of their own
-PARTS = ("torch", "torchao", "numpy", "cffi", "safetensors", "pillow", "rich", "typer")
 
 PlatformOption = Annotated[str, typer.Option(help="An identifier (see `mera platforms`), or a TOML file of your own.")]
 ModelFile = Annotated[Path, typer.Argument(help="A .pt2 file, as torch.export.save writes it.")]
@@ -40,22 +34,11 @@ TargetOption = Annotated[str, typer.Option(help="Simulator or InterpreterHw.")]
 
 
 def _print_versions(asked: bool) -> None:
-    if not asked:
-        return
-    from . import native
+    if asked:
+        from .versions import table
 
-    rows = [("mera_torch", _version("mera_torch")), ("C core", f"{native.core_version()} ({native.core_features()})")]
-    rows += [("python", sys.version.split()[0])] + [(part, _version(part)) for part in PARTS]
-    for part, version in rows:
-        typer.echo(f"{part:12} {version}")
-    raise typer.Exit
-
-
-def _version(part: str) -> str:
-    try:
-        return metadata.version(part)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+        typer.echo(table())
+        raise typer.Exit
 
 
 @app.callback()
@@ -206,7 +189,3 @@ def main() -> NoReturn:
         Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
         sys.exit(1)
     sys.exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """The whole flow, from a model to something that runs on the DNA: read `build` from top to bottom.
 
-    capture -> passes -> partition -> lower each region (to_dna) -> host graph -> Deployment | torch.compile
+capture -> passes -> partition -> lower each region (to_dna) -> host graph -> Deployment | torch.compile
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .backend.to_dna import Border, Lowering
 from .config import BuildConfig, build_config
 from .errors import InternalError, UnsupportedError
 from .lower_bound import work
-from .ops.common import DEQUANTIZE, QUANTIZE, Rejected, constant, is_call, origins
+from .ops.common import DEQUANTIZE, QUANTIZE, Rejected, args_of, constant, is_call, kwargs_of, origins, target_of
 from .platform import Platform
 
 if TYPE_CHECKING:
@@ -92,9 +92,7 @@ class Settings:
     config: BuildConfig
 
 
-def settings_of(
-    machine: str | os.PathLike[str] | Platform, target: str, config: Mapping[str, Any] | None
-) -> Settings:
+def settings_of(machine: str | os.PathLike[str] | Platform, target: str, config: Mapping[str, Any] | None) -> Settings:
     """Checked. Raises ConfigError naming the nearest platform, target or key."""
     found, checked = platform.find(machine), build_config(config)
     if checked["sim_freq_mhz"]:
@@ -177,22 +175,22 @@ def _port(border: Border, value: str, real: bool) -> Port:
 
 def absorbed_quantize(node: fx.Node, on_dna: set[fx.Node]) -> bool:
     """Whether the ports of regions do what this node does: all that read it are regions."""
-    if not is_call(node, QUANTIZE) or node.args[3:6] != (-128, 127, torch.int8):
+    if not is_call(node, QUANTIZE) or args_of(node)[3:6] != (-128, 127, torch.int8):
         return False
-    source = node.args[0]
+    source = args_of(node)[0]
     is_float = isinstance(source, fx.Node) and source.meta["val"].dtype is torch.float32
     return is_float and all(user in on_dna for user in node.users)
 
 
 def absorbed_dequantize(node: fx.Node, on_dna: set[fx.Node]) -> bool:
     """Whether the port of a region does what this node does."""
-    return is_call(node, DEQUANTIZE) and node.args[0] in on_dna and node.meta["val"].dtype is torch.float32
+    return is_call(node, DEQUANTIZE) and args_of(node)[0] in on_dna and node.meta["val"].dtype is torch.float32
 
 
 def _input_port(border: Border, on_dna: set[fx.Node]) -> Port:
     node = border.node
     if absorbed_quantize(node, on_dna):
-        return _port(border, node.args[0].name, real=True)  # type: ignore[union-attr]
+        return _port(border, args_of(node)[0].name, real=True)
     return _port(border, node.name, real=False)
 
 
@@ -219,11 +217,13 @@ def _host_graph(gm: fx.GraphModule, parts: Partition, regions: list[DnaRegion], 
         for node in nodes:
             if node.name in given or node.name in same or (node.users and absorbed_quantize(node, on_dna)):
                 continue
-            steps.append(Step(node.name, node.target, _renamed(node.args, same), _renamed(node.kwargs, same)))  # type: ignore[arg-type]
+            steps.append(
+                Step(node.name, target_of(node), _renamed(args_of(node), same), _renamed(kwargs_of(node), same))
+            )
         if index < len(regions):
             steps.append(Step(regions[index].name, region=index))
     output = next(node for node in gm.graph.nodes if node.op == "output")
-    outputs = list(_renamed(output.args[0], same))
+    outputs = list(_renamed(args_of(output)[0], same))
     read = _names_read(steps, outputs, regions)
     constants = {
         node.name: held for node in gm.graph.nodes if node.name in read and (held := constant(gm, node)) is not None
@@ -233,10 +233,11 @@ def _host_graph(gm: fx.GraphModule, parts: Partition, regions: list[DnaRegion], 
 
 
 def _renamed(args: Any, same: dict[str, str]) -> Any:
-    return fx.node.map_aggregate(refs(args), lambda a: Ref(same[a.name]) if isinstance(a, Ref) and a.name in same else a)
+    return fx.node.map_aggregate(
+        refs(args), lambda a: Ref(same[a.name]) if isinstance(a, Ref) and a.name in same else a
+    )
 
 
 def _names_read(steps: list[Step], outputs: list[Any], regions: list[DnaRegion]) -> set[str]:
     found = names(outputs) | {port.value for region in regions for port in region.inputs}
     return found.union(*(names((step.args, step.kwargs)) for step in steps))
-

@@ -74,7 +74,9 @@ def build_config(given: Mapping[str, Any] | None = None) -> BuildConfig:
     UnsupportedError for what is foreseen but not there yet.
     """
     given = dict(_mapping("build_config", given))
-    scheduler = _check("scheduler_config", _mapping("scheduler_config", given.pop("scheduler_config", None)), SCHEDULER_OPTIONS)
+    scheduler = _check(
+        "scheduler_config", _mapping("scheduler_config", given.pop("scheduler_config", None)), SCHEDULER_OPTIONS
+    )
     values = _check("build_config", given, OPTIONS, extra=("scheduler_config",))
     if values["batch_cutting_factor"] != 1:
         raise UnsupportedError("build_config: batch_cutting_factor must be 1 so far")
@@ -91,7 +93,9 @@ def _mapping(name: str, given: Any) -> Mapping[str, Any]:
     return given
 
 
-def _check(where: str, given: Mapping[str, Any], table: Mapping[str, Option], extra: tuple[str, ...] = ()) -> dict[str, Any]:
+def _check(
+    where: str, given: Mapping[str, Any], table: Mapping[str, Option], extra: tuple[str, ...] = ()
+) -> dict[str, Any]:
     values = {key: option.default for key, option in table.items()}
     for key, value in given.items():
         if key not in table:
@@ -101,11 +105,13 @@ def _check(where: str, given: Mapping[str, Any], table: Mapping[str, Option], ex
 
 
 def _value(where: str, value: Any, option: Option) -> Any:
-    accepted = (int, float) if option.kind is float else (option.kind,)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and option.kind is not bool):
+    fits = isinstance(value, (int, float) if option.kind is float else option.kind)
+    if not fits or (isinstance(value, bool) and option.kind is not bool):
         raise ConfigError(f"{where} must be {option.kind.__name__}, got {value!r}")
     if option.choices and value not in option.choices:
-        raise ConfigError(f"{where} must be one of {', '.join(option.choices)}: {nearest(value, option.choices)}; got {value!r}")
+        raise ConfigError(
+            f"{where} must be one of {', '.join(option.choices)}: {nearest(str(value), option.choices)}; got {value!r}"
+        )
     if option.low is not None and option.high is not None and not option.low <= value <= option.high:
         raise ConfigError(f"{where} must be {option.low} to {option.high}, got {value!r}")
     return option.kind(value)

@@ -1,10 +1,10 @@
 """A deployment on disk: a folder that is written as a whole or not at all, and read defensively.
 
-    deployment.json     version, platform, target, interface, host steps, build_config, checksums of the other files
-    region_0.graph      the DNA graph, for InterpreterHw
-    region_0.dna        the program, for the Simulator
-    host.safetensors    the constants of what runs on the host
-    explanation.txt     where each operator runs, and why
+deployment.json     version, platform, target, interface, host steps, build_config, checksums of the other files
+region_0.graph      the DNA graph, for InterpreterHw
+region_0.dna        the program, for the Simulator
+host.safetensors    the constants of what runs on the host
+explanation.txt     where each operator runs, and why
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Deployment:
     def create(
         output_dir: str | os.PathLike[str], built: Built, target: str, config: BuildConfig, overwrite: bool
     ) -> Deployment:
-        """Writes a built model and gives the deployment. Raises MeraError if it cannot be written; nothing is left then."""
+        """Writes a built model. Raises MeraError if it cannot be written; nothing is left then."""
         files = _files(built, target, config)
         manifest = {
             "format": "mera_torch deployment",
@@ -137,7 +137,10 @@ def load(path: str | os.PathLike[str]) -> Deployment:
 
 def _files(built: Built, target: str, config: BuildConfig) -> dict[str, bytes]:
     constants = {name: tensor.detach().contiguous().clone() for name, tensor in built.graph.constants.items()}
-    files = {"host.safetensors": safetensors.torch.save(constants), "explanation.txt": f"{built.explanation}\n".encode()}
+    files = {
+        "host.safetensors": safetensors.torch.save(constants),
+        "explanation.txt": f"{built.explanation}\n".encode(),
+    }
     for region in built.regions:
         files[f"{region.name}.graph"] = region.graph.save()
         if target == "Simulator":
@@ -187,7 +190,9 @@ def _write(path: Path, files: Mapping[str, bytes], overwrite: bool) -> None:
                 (scratch / "old").rename(path)
             raise
     except OSError as error:
-        raise MeraError(f"deployment {str(path)!r} cannot be written: {error.strerror or error}; nothing was kept") from error
+        raise MeraError(
+            f"deployment {str(path)!r} cannot be written: {error.strerror or error}; nothing was kept"
+        ) from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -242,7 +247,8 @@ def _load_region(row: Mapping[str, Any], data: Mapping[str, bytes], machine: Pla
         raise ValueError(f"{name}: its inputs are not those of its graph")
     shapes = [t.shape for t in graph.outputs]
     if len(index) != len(outputs) or any(
-        not 0 <= i < len(shapes) or math.prod(p.dna) != math.prod(shapes[i]) for i, p in zip(index, outputs, strict=True)
+        not 0 <= i < len(shapes) or math.prod(p.dna) != math.prod(shapes[i])
+        for i, p in zip(index, outputs, strict=True)
     ):
         raise ValueError(f"{name}: its outputs are not those of its graph")
     rows = {str(key): (str(a), str(b), str(c)) for key, (a, b, c) in row["rows"].items()}

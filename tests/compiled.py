@@ -50,8 +50,8 @@ def steps_apart(module: nn.Module, *inputs: Tensor) -> tuple[float, Built]:
 
 
 def steps_apart_by_node(converted: fx.GraphModule, *inputs: Tensor) -> dict[str, int]:
-    """For each node of the one region: how many steps the interpreter and the node's reference in PyTorch differ at most,
-    given the same inputs."""
+    """For each node of the one region: the steps between the interpreter and the node's reference in PyTorch, for the
+    same inputs."""
     gm = passes.run(capture(converted, inputs).gm)
     (region,) = partition(gm).regions
     low = Lowering("region", gm)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
-import pytest
+# Threads that wait do not spin: on a busy machine that takes the time of those that work. Before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest  # noqa: E402
 
 MARKERS = {
     "slow": "takes more than a few seconds; run with --slow",

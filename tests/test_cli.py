@@ -96,11 +96,17 @@ def test_usage_errors_have_exit_code_2(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_the_installed_command_starts() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "mera_torch.cli", "--help"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "mera_torch", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "demo" in done.stdout
+
+
+def test_without_typer_the_version_is_still_told() -> None:
+    code = "import sys; sys.modules['typer'] = None; from mera_torch.__main__ import main; main()"
+    told = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=False)
+    assert told.returncode == 0 and told.stdout.startswith("mera_torch ")
+    refused = subprocess.run([sys.executable, "-c", code, "demo"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and 'pip install "mera_torch[full]"' in refused.stderr
 
 
 def test_demo_prints_what_it_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

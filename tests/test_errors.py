@@ -53,7 +53,9 @@ def fails(kind: type[MeraError], match: str, model: Any, inputs: Any, path: Path
         ({"build_config": [1]}, ConfigError, "must be a dict"),
     ],
 )
-def test_options(options: dict[str, Any], kind: type[MeraError], match: str, converted: fx.GraphModule, tmp_path: Path) -> None:
+def test_options(
+    options: dict[str, Any], kind: type[MeraError], match: str, converted: fx.GraphModule, tmp_path: Path
+) -> None:
     fails(kind, match, converted, (DATA,), tmp_path, **options)
 
 
@@ -65,7 +67,7 @@ def test_partial_scheduler_config_keeps_the_defaults() -> None:
 
 def test_models(tmp_path: Path) -> None:
     fails(UnsupportedError, "not quantized.*mera_torch.quantize", models.PlainCnn().eval(), (DATA,), tmp_path)
-    fails(InvalidModelError, "must be a torch.nn.Module", 3, (DATA,), tmp_path)
+    fails(InvalidModelError, "must be an nn.Module", 3, (DATA,), tmp_path)
     fails(InvalidModelError, "does not exist", tmp_path.parent / "none.pt2", None, tmp_path)
     fails(InvalidModelError, "example_inputs", models.PlainCnn(), None, tmp_path)
     other = tmp_path.parent / "not.pt2"
@@ -160,7 +162,9 @@ def resealed(deployment: mera_torch.Deployment, change: Any) -> None:
     "change",
     [
         lambda m: m["host"]["steps"].append({"name": "x", "target": "os.system.default", "args": [], "kwargs": {}}),
-        lambda m: m["host"]["steps"].append({"name": "x", "target": "aten.from_file.default", "args": [], "kwargs": {}}),
+        lambda m: m["host"]["steps"].append(
+            {"name": "x", "target": "aten.from_file.default", "args": [], "kwargs": {}}
+        ),
         lambda m: m["host"]["steps"].append({"name": "x", "target": "torch.load.default", "args": [], "kwargs": {}}),
         lambda m: m["host"]["steps"].append({"name": "x", "region": 7}),
         lambda m: m["files"].update({"../evil": "0"}),
@@ -182,7 +186,9 @@ def test_edited_manifest(change: Any, deployment: mera_torch.Deployment) -> None
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_full_disk(overwrite: bool, deployment: mera_torch.Deployment, converted: fx.GraphModule, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(
+    overwrite: bool, deployment: mera_torch.Deployment, converted: fx.GraphModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """fsync says that the disk is full: no trace of the new deployment, the old one as it was."""
 
     def full(_: int) -> None:

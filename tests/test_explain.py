@@ -16,9 +16,11 @@ q = torch.ops.quantized_decomposed
 
 
 def through_int8(x: Tensor, scale: float = 0.05, dtype: torch.dtype = torch.int8) -> Tensor:
-    low, high = (-128, 127) if dtype is torch.int8 else (0, 255)
-    zero = 0 if dtype is torch.int8 else 128
-    return q.dequantize_per_tensor(q.quantize_per_tensor(x, scale, zero, low, high, dtype), scale, zero, low, high, dtype)
+    low, high = (-128, 127) if dtype is torch.int8 else (-(2**15), 2**15 - 1)
+    zero = 0
+    return q.dequantize_per_tensor(
+        q.quantize_per_tensor(x, scale, zero, low, high, dtype), scale, zero, low, high, dtype
+    )
 
 
 def test_converted_model_is_all_on_the_dna() -> None:
@@ -59,21 +61,41 @@ def test_host_operator_is_named_with_module_and_line() -> None:
     assert "aten.softmax" in text and "1 x aten.softmax" in text and "conv" in text
 
 
-@pytest.mark.parametrize(
-    ("function", "reason"),
-    [
-        (lambda x: through_int8(F.conv_transpose2d(through_int8(x), torch.ones(3, 4, 2, 2))), "conv_transpose2d.input has no DNA operator"),
-        (lambda x: through_int8(F.conv2d(through_int8(x), torch.ones(4, 3, 2, 2))), "weight must be a constant quantized"),
-        (lambda x: through_int8(torch.add(through_int8(x), through_int8(x * 2), alpha=2)), "alpha must be 1, got 2"),
-        (lambda x: through_int8(through_int8(x, dtype=torch.uint8) + through_int8(x)), "quantized to int8"),
-        (lambda x: through_int8(through_int8(x[:, :1]) + through_int8(x[:, :, :1])), "one operand must have the result's shape"),
-        (lambda x: through_int8(F.avg_pool2d(through_int8(x), 3, 1, 1, count_include_pad=False), 0.01), "one quantization"),
-        (lambda x: through_int8(F.pad(through_int8(x), (0, -1)), 0.01), "negative"),
-        (lambda x: through_int8(through_int8(x).cumsum(1)), "cumsum.default has no DNA operator"),
-        (lambda x: through_int8(through_int8(x) + x), "must be quantized"),
-        (lambda x: torch.sigmoid(through_int8(x)), "no quantize follows"),
-    ],
-)  # fmt: skip
+def two_scales(x: Tensor) -> Tensor:
+    return through_int8(F.avg_pool2d(through_int8(x), 3, 1, 1, count_include_pad=False), 0.01)
+
+
+def two_dtypes(x: Tensor) -> Tensor:
+    return through_int8(through_int8(x, dtype=torch.int16) + through_int8(x))
+
+
+def both_broadcast(x: Tensor) -> Tensor:
+    return through_int8(through_int8(x[:, :1]) + through_int8(x[:, :, :1]))
+
+
+def float_weight(x: Tensor) -> Tensor:
+    return through_int8(F.conv2d(through_int8(x), torch.ones(4, 3, 2, 2)))
+
+
+def alpha(x: Tensor) -> Tensor:
+    return through_int8(torch.add(through_int8(x), through_int8(x * 2), alpha=2))
+
+
+BROKEN = [
+    (lambda x: through_int8(F.conv_transpose2d(through_int8(x), torch.ones(3, 4, 2, 2))), "conv_transpose2d.input has no"),
+    (float_weight, "weight must be a constant quantized"),
+    (alpha, "alpha must be 1, got 2"),
+    (two_dtypes, "quantized to int8"),
+    (both_broadcast, "one operand must have the result's shape"),
+    (two_scales, "one quantization"),
+    (lambda x: through_int8(F.pad(through_int8(x), (0, -1)), 0.01), "negative"),
+    (lambda x: through_int8(through_int8(x).cumsum(1)), "cumsum.default has no DNA operator"),
+    (lambda x: through_int8(through_int8(x) + x), "must be quantized"),
+    (lambda x: torch.sigmoid(through_int8(x)), "no quantize follows"),
+]
+
+
+@pytest.mark.parametrize(("function", "reason"), BROKEN)
 def test_broken_constraint_is_named(function: object, reason: str) -> None:
     class Model(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

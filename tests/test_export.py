@@ -62,7 +62,11 @@ def test_runner_takes_every_memory_format(deployment: mera_torch.Deployment, inp
 
 @pytest.mark.parametrize("platform", [p.name for p in platforms()])
 def test_every_platform(
-    platform: str, converted: fx.GraphModule, inputs: tuple[Tensor, ...], tmp_path: Path, deployment: mera_torch.Deployment
+    platform: str,
+    converted: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    tmp_path: Path,
+    deployment: mera_torch.Deployment,
 ) -> None:
     other = mera_torch.export(converted, inputs, tmp_path / "d", platform=platform)
     assert torch.equal(other.get_runner()(*inputs), deployment.get_runner()(*inputs))
@@ -109,9 +113,7 @@ def test_trace_is_chrome_json(deployment: mera_torch.Deployment, tmp_path: Path)
     assert end == pytest.approx(runner.metrics()["cycles"] / 300, rel=0.01)
 
 
-def test_loaded_in_a_new_process(
-    deployment: mera_torch.Deployment, inputs: tuple[Tensor, ...], tmp_path: Path
-) -> None:
+def test_loaded_in_a_new_process(deployment: mera_torch.Deployment, inputs: tuple[Tensor, ...], tmp_path: Path) -> None:
     torch.save(inputs[0], tmp_path / "x.pt")
     code = (
         "import sys, torch, mera_torch\n"

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from mera_torch.errors import CalibrationError, ConfigError, InvalidModelError, UnsupportedError
 from mera_torch.quant import MeraQuantizer, QuantConfig, calibrate, convert, quantize
 from mera_torch.quant import operators as ops
+from mera_torch.quant.equalize import equalize
 from mera_torch.quant.observers import HistogramObserver, MinMaxObserver, affine
 from mera_torch.quant.patterns import find_constants, module_path
 
@@ -274,7 +275,37 @@ def test_excluded_modules_stay_in_float() -> None:
     assert len(kept) == 2 and all(n.args[1].op == "get_attr" for n in kept)  # type: ignore[union-attr]
 
 
-def test_batch_of_options_improves_or_keeps_accuracy() -> None:
+def test_equalization_keeps_the_function_and_the_original_model() -> None:
+    for name, streams in (("residual", 2), ("mobilenet_v1", 27), ("plain", 0), ("squeeze_excite", 1), ("inception", 2)):
+        model = prepared_model(name)
+        x = torch.randn(2, 3, 64, 64) if name == "mobilenet_v1" else random_batches()[0]
+        state = copy.deepcopy(model.state_dict())
+        exported = torch.export.export(model, (x,)).module(check_guards=False)
+        assert equalize(exported, [(x,)]) == streams, name
+        with torch.no_grad():
+            torch.testing.assert_close(exported(x), model(x), rtol=1e-3, atol=1e-3)
+        assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+
+
+def test_equalization_helps_unequal_channels() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    factor = torch.logspace(-2, 1, 8).view(-1, 1, 1, 1)
+    with torch.no_grad():
+        model[0].weight *= factor
+        model[0].bias *= factor.flatten()  # type: ignore[operator]
+        model[2].weight /= factor.view(1, -1, 1, 1)
+    batches = random_batches()
+
+    def error(equalized: bool) -> float:
+        quantized = quantize(model, batches[0], batches, config={"equalize": equalized}, progress=False)
+        with torch.no_grad():
+            return float((quantized(batches[0]) - model(batches[0])).square().mean())
+
+    assert error(True) < 0.1 * error(False)
+
+
+def test_bias_correction_takes_out_the_mean_error() -> None:
     model, batches = prepared_model("residual"), random_batches(count=4)
     with torch.no_grad():
         expected = model(batches[0])

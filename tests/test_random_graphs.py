@@ -45,19 +45,19 @@ def test_interpreter_equals_oracle(graph: oracle.Graph, seed: int, kernels: str)
 
 
 @settings(max_examples=40, deadline=None)
-@given(graphs(), st.integers(0, 1000), st.sampled_from([*platforms(), *SMALL]), st.sampled_from([0, 1]))
-def test_simulator_equals_oracle(graph: oracle.Graph, seed: int, platform: Platform, mode: int) -> None:
+@given(graphs(), st.integers(0, 1000), st.sampled_from([*platforms(), *SMALL]))
+def test_simulator_equals_oracle(graph: oracle.Graph, seed: int, platform: Platform) -> None:
     inputs = random_inputs(graph, seed)
     built = build(graph)
     try:
-        program = built.compile(platform, {"mode": mode})
+        program = built.compile(platform)
     except DoesNotFitError:
         assert platform in SMALL, "random graphs are small"
         event(f"{platform.name}: does not fit")
         return
     event(f"{platform.name}: runs")
     assert equal(oracle.run(graph, inputs), native.Simulator(program).run(inputs)), bisect(
-        built, inputs, platform, {"mode": mode}
+        built, inputs, platform
     )
 
 

@@ -15,7 +15,7 @@ mkdir -p "$build/graphs"
 ${CC:-cc} -std=c11 -O1 -g -Wall -Wextra -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc \
     -o "$build/torture" csrc/*.c csrc/ops/*.c csrc/tests/torture.c -lm
 ${PYTHON:-python} tests/random_graphs.py "$build/graphs" "$graphs"
-export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1:abort_on_error=1
+export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1:max_allocation_size_mb=4096:abort_on_error=1
 export UBSAN_OPTIONS=print_stacktrace=1:abort_on_error=1
 "$build/torture" run "$build"/graphs/*.dna.txt
 "$build/torture" allocations "$build"/graphs/small_*.dna.txt

@@ -54,7 +54,7 @@ def capture(model: Any, example_inputs: Sequence[Any] | None) -> Captured:
         return from_exported(model)
     if not isinstance(model, torch.nn.Module):
         raise InvalidModelError(
-            f"model must be a torch.nn.Module, an ExportedProgram or the path of a .pt2 file, got {type(model).__name__}"
+            f"model must be an nn.Module, an ExportedProgram or the path of a .pt2 file, got {type(model).__name__}"
         )
     if example_inputs is None:
         raise InvalidModelError("example_inputs are needed to capture a module: a tuple of tensors")
@@ -91,7 +91,8 @@ def _is_flat(node: fx.Node) -> bool:
 
 def from_graph(model: fx.GraphModule, inputs: tuple[Any, ...]) -> Captured:
     """A copy of an is_functional() graph with every shape and dtype."""
-    info = model.graph._codegen.pytree_info  # type: ignore[attr-defined]
+    codegen: Any = model.graph._codegen
+    info = codegen.pytree_info
     gm = fx.GraphModule(torch.nn.Module(), fx.Graph())
     values: dict[fx.Node, fx.Node] = {}
     flat, spec = pytree.tree_flatten((inputs, {}))
@@ -123,7 +124,9 @@ class _Shapes:
         self.gm, self.mode = gm, mode
 
     def give(self, node: fx.Node, value: Any) -> None:
-        node.meta["val"] = self.mode.from_tensor(value, static_shapes=True) if isinstance(value, torch.Tensor) else value
+        node.meta["val"] = (
+            self.mode.from_tensor(value, static_shapes=True) if isinstance(value, torch.Tensor) else value
+        )
 
     def compute(self, node: fx.Node) -> None:
         target: Any = node.target
@@ -132,7 +135,9 @@ class _Shapes:
             with self.mode, torch.no_grad():
                 node.meta["val"] = target(*args, **kwargs)
         except Exception as error:
-            raise InvalidModelError(f"node {node.name} ({target}) does not take the shapes of example_inputs: {error}") from error
+            raise InvalidModelError(
+                f"node {node.name} ({target}) does not take the shapes of example_inputs: {error}"
+            ) from error
 
 
 def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:

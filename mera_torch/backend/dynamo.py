@@ -1,6 +1,6 @@
 """torch.compile(model, backend="mera"): supported regions on the DNA target, the rest in PyTorch.
 
-The entry point `mera` makes the name known to Dynamo. Its options: {"platform": ..., "target": ..., "build_config": ...}.
+The entry point `mera` makes the name known to Dynamo. Its options: platform, target, build_config.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def mera_backend(
 
     def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Function:
         if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in example_inputs):
-            _warn("gradients are wanted, and the DNA has none: this graph runs in PyTorch; call it under torch.no_grad()")
+            _warn(
+                "gradients are wanted, and the DNA has none: this graph runs in PyTorch; call it under torch.no_grad()"
+            )
             return gm.forward
         if any(isinstance(x, torch.SymInt) or _is_dynamic(x) for x in example_inputs):
             _warn("its shapes are dynamic: this graph runs in PyTorch; use torch.compile(..., dynamic=False)")

@@ -71,7 +71,9 @@ class Explanation:
         header = ("node", "operator", "module", "source", "where", "reason")
         cells = [header, *((r.node, r.op, r.module, r.source, r.where, r.reason) for r in self.rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(5)]
-        lines = ["  ".join((*(c.ljust(w) for c, w in zip(row[:5], widths, strict=True)), row[5])).rstrip() for row in cells]
+        lines = [
+            "  ".join((*(c.ljust(w) for c, w in zip(row[:5], widths, strict=True)), row[5])).rstrip() for row in cells
+        ]
         reasons = [f"{count:5d} x {reason}" for reason, count in self.counts_by_reason().items()]
         return "\n".join([*lines, "", self.summary(), *reasons, *self.notes])
 

@@ -1,7 +1,7 @@
 """What runs outside the DNA, and in which order: a straight list of steps that a deployment stores as JSON.
 
-Only operators of torch.ops.aten and torch.ops.quantized_decomposed, and getitem, can be stored: loading a deployment runs
-no code of its own.
+Only operators of torch.ops.aten and torch.ops.quantized_decomposed, and getitem, can be stored: loading a deployment
+runs no code of its own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class HostGraph:
 
 def refs(args: Any) -> Any:
     """FX arguments with Refs for nodes."""
-    return fx.node.map_aggregate(args, lambda a: Ref(a.name) if isinstance(a, fx.Node) else a)
+    replace: Callable[[Any], Any] = lambda a: Ref(a.name) if isinstance(a, fx.Node) else a  # noqa: E731
+    found: Any = fx.node.map_aggregate(args, replace)
+    return found
 
 
 def names(args: Any) -> set[str]:

@@ -165,7 +165,7 @@ def port_from(values: Mapping[str, Any]) -> Port:
     if tuple(math.prod(ints["sizes"][a] for a in group) for group in dims) != ints["shape"] or len(ints["dna"]) != 4:
         raise ValueError("a port's layout does not match its shape")
     return Port(
-        str(values["value"]), ints["shape"], ints["sizes"], dims, ints["dna"], float(values["scale"]),  # type: ignore[arg-type]
+        str(values["value"]), ints["shape"], ints["sizes"], dims, ints["dna"], float(values["scale"]),
         int(values["zero_point"]), bool(values["real"]),
     )  # fmt: skip
 

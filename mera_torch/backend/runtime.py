@@ -89,7 +89,7 @@ class Runner(torch.nn.Module):
         if spec != self._in_spec or len(flat) != len(self._inputs):
             wanted = ", ".join(_describe(s) for s in self._inputs)
             raise InvalidModelError(
-                f"the model takes {len(self._inputs)} inputs ({wanted}), got {len(flat)} or another structure of arguments"
+                f"the model takes {len(self._inputs)} inputs ({wanted}), got {len(flat)} or another structure"
             )
         for index, (value, wanted_input) in enumerate(zip(flat, self._inputs, strict=True)):
             _check_input(index, value, wanted_input)
@@ -142,7 +142,9 @@ def _check_input(index: int, value: Any, spec: InputSpec) -> None:
     if not isinstance(value, torch.Tensor):
         raise InvalidModelError(f"input {index} ({_describe(spec)}) must be a tensor, got {type(value).__name__}")
     if tuple(value.shape) != spec.shape:
-        raise InvalidModelError(f"input {index} ({_describe(spec)}) must have shape {list(spec.shape)}, got {list(value.shape)}")
+        raise InvalidModelError(
+            f"input {index} ({_describe(spec)}) must have shape {list(spec.shape)}, got {list(value.shape)}"
+        )
     if value.dtype != spec.dtype:
         raise InvalidModelError(f"input {index} ({_describe(spec)}) must have dtype {spec.dtype}, got {value.dtype}")
     if value.device.type != "cpu":

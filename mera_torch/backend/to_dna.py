@@ -16,7 +16,7 @@ from torch import fx
 
 from .. import native
 from ..errors import InvalidModelError, UnsupportedError
-from ..ops.common import QParams, Rejected, constant, is_call, origins, shape
+from ..ops.common import QParams, Rejected, args_of, constant, is_call, kwargs_of, origins, shape
 from ..ops.registry import LOWERINGS
 from .layout import Axes, Layout, moves
 
@@ -107,16 +107,16 @@ class Lowering:
         return value.tensor, value.form
 
     def clamp(self, node: fx.Node) -> dict[str, int]:
-        low, high = node.kwargs["clamp"]  # type: ignore[misc]
+        low, high = kwargs_of(node)["clamp"]
         return {"clamp_min": low, "clamp_max": high}
 
     def weight(self, node: fx.Node, weight: torch.Tensor) -> list[int]:
         """The constants of a convolution: weight OHWI int8, and the node's bias and scales (args 2 and 3)."""
         name = origins(node)[0].name
         w = self.graph.constant(self._unique(f"{name}.weight"), weight.numpy())
-        scale = self.constant(node.args[3])
+        scale = self.constant(args_of(node)[3])
         self.graph.quantize(w, scale.numpy(), torch.zeros(scale.shape, dtype=torch.int32).numpy())
-        bias = self.constant(node.args[2]).reshape(1, 1, 1, -1).contiguous()
+        bias = self.constant(args_of(node)[2]).reshape(1, 1, 1, -1).contiguous()
         return [w, self.graph.constant(self._unique(f"{name}.bias"), bias.numpy())]
 
     def table(self, table: torch.Tensor, name: str) -> int:
@@ -188,9 +188,7 @@ class Lowering:
         q = self._current.meta["q"]
         return [self.read(node, groups, q).tensor for node in nodes], _form(result, groups), axis
 
-    def broadcast(
-        self, a: Any, a_q: Any, b: Any, b_q: Any, result: tuple[int, ...]
-    ) -> tuple[int, int, Form]:
+    def broadcast(self, a: Any, a_q: Any, b: Any, b_q: Any, result: tuple[int, ...]) -> tuple[int, int, Form]:
         """Both operands of an elementwise operator in one order: (tensor a, tensor b, form of the result)."""
         rank = len(result)
         whole = a if shape(a) == result and a in self.values else b
@@ -321,7 +319,9 @@ class Lowering:
             a, b, c, d = (math.prod(sizes[i:j]) for i, j in ((0, begin), (begin, middle), (middle, end), (end, None)))
             current = self._shaped(current, (a, b, c, d))
             attrs = {"perm_0": 0, "perm_1": 2, "perm_2": 1, "perm_3": 3}
-            tensor = self._emit("transpose", [current.tensor], (a, c, b, d), value.q, attrs, self._name(None, "transpose"))
+            tensor = self._emit(
+                "transpose", [current.tensor], (a, c, b, d), value.q, attrs, self._name(None, "transpose")
+            )
             sizes[begin:end] = sizes[middle:end] + sizes[begin:middle]
             current = Value(tensor, Form((a, c, b, d), layout), value.q)
             self.counts["transpose"] += 1
@@ -383,11 +383,12 @@ class Lowering:
 
 def _spread(order: Sequence[int]) -> Groups:
     """Up to four dimensions as N, H, W, C: one is C; two N and C; three N, W, C."""
-    n: tuple[tuple[int, ...], ...] = tuple((d,) for d in order)
+    n: Any = tuple((d,) for d in order)
     e: tuple[int, ...] = ()
-    return {
+    found: Groups = {
         0: (e, e, e, e), 1: (e, e, e, *n), 2: (*n[:1], e, e, *n[1:]), 3: (*n[:1], e, *n[1:]), 4: n,
-    }[len(n)]  # type: ignore[return-value]  # fmt: skip
+    }[len(n)]  # fmt: skip
+    return found
 
 
 def _form(result: tuple[int, ...], groups: Groups) -> Form:
@@ -409,7 +410,7 @@ def _form_of_input(node: fx.Node, region: set[fx.Node]) -> Form:
             break
         user = readers[0]
         if is_call(user, torch.ops.aten.permute.default):
-            order = [order[d] for d in user.args[1]]  # type: ignore[union-attr, index]
+            order = [order[d] for d in args_of(user)[1]]
             current = user
             continue
         rows = getattr(user.target, "__name__", "") == "linear" or is_call(user, torch.ops.aten.reshape.default)

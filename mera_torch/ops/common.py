@@ -103,7 +103,7 @@ class Origin(NamedTuple):
 
 
 def op_name(target: object) -> str:
-    """"aten.add.Tensor" for an operator overload, else the function's name."""
+    """ "aten.add.Tensor" for an operator overload, else the function's name."""
     if isinstance(target, torch._ops.OpOverload):
         return str(target)
     return getattr(target, "__name__", str(target))
@@ -167,6 +167,21 @@ def is_call(node: object, *targets: object) -> bool:
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
 
 
+def args_of(node: fx.Node) -> tuple[Any, ...]:
+    """node.args, for the type checker: FX's union of argument types says little."""
+    return node.args
+
+
+def kwargs_of(node: fx.Node) -> dict[str, Any]:
+    """node.kwargs, likewise."""
+    return node.kwargs
+
+
+def target_of(node: fx.Node) -> Any:
+    """node.target of a call_function node, likewise."""
+    return node.target
+
+
 def attribute(module: torch.nn.Module, path: str) -> Any:
     return operator.attrgetter(path)(module)
 
@@ -192,7 +207,9 @@ def add_constant(gm: fx.GraphModule, tensor: torch.Tensor, hint: str = "constant
     return node
 
 
-def call(gm: fx.GraphModule, like: fx.Node, target: Callable[..., Any], *args: Any, val: Any = None, **kwargs: Any) -> fx.Node:
+def call(
+    gm: fx.GraphModule, like: fx.Node, target: Callable[..., Any], *args: Any, val: Any = None, **kwargs: Any
+) -> fx.Node:
     """A call_function node at the insertion point with `like`'s provenance; `val`: its fake value (default: like's)."""
     node = gm.graph.call_function(target, args, kwargs)
     node.meta = {k: v for k, v in like.meta.items() if k in ("nn_module_stack", "stack_trace", "origins")}
@@ -218,10 +235,10 @@ def arguments(node: fx.Node) -> dict[str, Any]:
         raise Unfit(f"{op_name(node.target)} is no PyTorch operator")
     values: dict[str, Any] = {}
     for index, arg in enumerate(node.target._schema.arguments):
-        if index < len(node.args):
-            values[arg.name] = node.args[index]
-        elif arg.name in node.kwargs:
-            values[arg.name] = node.kwargs[arg.name]
+        if index < len(args_of(node)):
+            values[arg.name] = args_of(node)[index]
+        elif arg.name in kwargs_of(node):
+            values[arg.name] = kwargs_of(node)[arg.name]
         else:
             values[arg.name] = arg.default_value
     return values
@@ -243,11 +260,11 @@ def dequantized(node: object, index: int = 0) -> Operand:
     input_quantized(index=index, got=got)
     if node.target is not DEQUANTIZE:
         raise Unfit(f"input {index} must be quantized per tensor with constant scale, got {op_name(node.target)}")
-    source, scale, zero_point, _, _, dtype = node.args[:6]
+    source, scale, zero_point, _, _, dtype = args_of(node)[:6]
     per_tensor_int8(index=index, dtype=dtype)
     if not isinstance(source, fx.Node):
         raise Unfit(f"input {index} must be a tensor")
-    q = QParams(float(scale), int(zero_point))  # type: ignore[arg-type]
+    q = QParams(float(scale), int(zero_point))
     one_quantization(index=index, got=q, known=source.meta.setdefault("q", q))
     return Operand(source, q)
 

@@ -16,11 +16,13 @@ from .common import (
     Operand,
     QParams,
     Unfit,
+    args_of,
     arguments,
     aten,
     constraint,
     dequantized,
     is_call,
+    kwargs_of,
     shape,
 )
 from .registry import Fold, folds, lowers, quantized_op, saturate
@@ -48,12 +50,6 @@ def weight_axis(*, axis: int) -> bool:
 
 
 @constraint
-def bias_constant(*, got: str) -> bool:
-    """the bias must be a constant, got {got}"""
-    return not got
-
-
-@constraint
 def not_transposed(*, transposed: bool) -> bool:
     """transposed convolution has no DNA operator (transposed = {transposed})"""
     return not transposed
@@ -70,8 +66,9 @@ def two_dimensional(*, rank: int) -> bool:
 
 @quantized_op
 def conv2d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, weight_scale: torch.Tensor, *, x_q: QParams, y_q: QParams,
-    stride: tuple[int, int], padding: tuple[int, int, int, int], dilation: tuple[int, int], groups: int, clamp: Clamp,
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, weight_scale: torch.Tensor, *,
+    x_q: QParams, y_q: QParams, stride: tuple[int, int], padding: tuple[int, int, int, int], dilation: tuple[int, int],
+    groups: int, clamp: Clamp,
 ) -> torch.Tensor:  # fmt: skip
     """x int8 [N,Ci,H,W], weight int8 [Co,Ci/groups,Kh,Kw], bias int32 [Co] of scale x_q.scale * weight_scale[c];
     padding: top, bottom, left, right."""
@@ -99,20 +96,21 @@ def int8_weight(fold: Fold, node: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """(int8 weight, float32 scales [Co]) behind a weight's dequantize node."""
     name = "" if is_call(node, DEQUANTIZE, DEQUANTIZE_CHANNEL) else _name(node)
     weight_constant(got=name)
-    weight = fold.evaluate(node.args[0])
-    weight_constant(got="" if weight is not None and weight.dtype is torch.int8 else _name(node.args[0]))
+    weight = fold.evaluate(args_of(node)[0])
+    if weight is None or weight.dtype is not torch.int8:
+        raise Unfit(f"the weight must be a constant quantized to int8, got {_name(args_of(node)[0])}")
     if node.target is DEQUANTIZE:
-        scale, zero_point = torch.tensor([float(node.args[1])]), torch.tensor([int(node.args[2])])
+        scale, zero_point = torch.tensor([float(args_of(node)[1])]), torch.tensor([int(args_of(node)[2])])
     else:
-        weight_axis(axis=int(node.args[3]))
-        scale, zero = fold.evaluate(node.args[1]), fold.evaluate(node.args[2])
-        if scale is None:
+        weight_axis(axis=int(args_of(node)[3]))
+        scales, zero = fold.evaluate(args_of(node)[1]), fold.evaluate(args_of(node)[2])
+        if scales is None:
             raise Unfit("the weight's scales must be constants")
+        scale = scales
         zero_point = torch.zeros(1, dtype=torch.int64) if zero is None else zero
     worst = int(zero_point.flatten()[zero_point.abs().argmax()])
     weight_symmetric(zero_point=worst)
-    assert_weight: torch.Tensor = weight  # type: ignore[assignment]
-    return assert_weight, scale.float().expand(assert_weight.shape[0]).contiguous()
+    return weight, scale.float().expand(weight.shape[0]).contiguous()
 
 
 def _name(node: Any) -> str:
@@ -126,8 +124,9 @@ def int32_bias(fold: Fold, node: Any, channels: int) -> torch.Tensor:
     if node is None:
         return torch.zeros(channels, dtype=torch.float64)
     bias = fold.evaluate(node)
-    bias_constant(got="" if bias is not None else _name(node))
-    return bias.double().flatten()  # type: ignore[union-attr]
+    if bias is None:
+        raise Unfit(f"the bias must be a constant, got {_name(node)}")
+    return bias.double().flatten()
 
 
 def accumulator_terms(
@@ -218,7 +217,7 @@ def fold_batch_norm(fold: Fold) -> fx.Node:
 
 
 def per_channel(fold: Fold, x: Operand, scale: torch.Tensor, shift: torch.Tensor) -> fx.Node:
-    """x * scale[c] + shift[c] as a 1x1 depthwise convolution: exact, since each channel's weight is +-127 in its own scale.
+    """x * scale[c] + shift[c] as a 1x1 depthwise convolution: exact, as each channel's weight is +-127 in its scale.
 
     scale, shift: float64 [C]; x: [N,C], [N,C,L] or [N,C,H,W].
     """
@@ -244,14 +243,14 @@ def per_channel(fold: Fold, x: Operand, scale: torch.Tensor, shift: torch.Tensor
 
 @lowers(conv2d)
 def lower_conv2d(low: Any, node: fx.Node) -> None:
-    k = node.kwargs
-    x = low.image(node.args[0])
-    weight = low.constant(node.args[1]).permute(0, 2, 3, 1)
-    top, bottom, left, right = k["padding"]  # type: ignore[misc]
+    k = kwargs_of(node)
+    x = low.image(args_of(node)[0])
+    weight = low.constant(args_of(node)[1]).permute(0, 2, 3, 1)
+    top, bottom, left, right = k["padding"]
     attrs = {
-        "stride_h": k["stride"][0], "stride_w": k["stride"][1],  # type: ignore[index]
+        "stride_h": k["stride"][0], "stride_w": k["stride"][1],
         "pad_top": top, "pad_bottom": bottom, "pad_left": left, "pad_right": right,
-        "dilation_h": k["dilation"][0], "dilation_w": k["dilation"][1],  # type: ignore[index]
+        "dilation_h": k["dilation"][0], "dilation_w": k["dilation"][1],
         "groups": k["groups"], **low.clamp(node),
     }  # fmt: skip
     inputs = [x, *low.weight(node, weight.contiguous())]
@@ -262,8 +261,8 @@ def lower_conv2d(low: Any, node: fx.Node) -> None:
 def lower_linear(low: Any, node: fx.Node) -> None:
     """A 1x1 convolution. The input may lie in memory in another order than PyTorch's (after a flatten): then the
     weight's columns are brought into that order, not the data."""
-    weight = low.constant(node.args[1])
-    x, form, sizes, order = low.rows(node.args[0])
+    weight = low.constant(args_of(node)[1])
+    x, form, sizes, order = low.rows(args_of(node)[0])
     outputs, depth = weight.shape
     columns = torch.arange(depth).reshape(sizes).permute(order).flatten()
     weight = weight[:, columns].reshape(outputs, 1, 1, depth).contiguous()

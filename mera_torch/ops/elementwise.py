@@ -1,4 +1,4 @@
-"""add, sub and mul of two tensors, with broadcasting; a constant operand is quantized, or becomes a per-channel scale."""
+"""add, sub and mul of two tensors, with broadcasting; a constant operand is quantized, or scales each channel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ from typing import Any
 import torch
 from torch import fx
 
-from .common import DEQUANTIZE, Clamp, Operand, QParams, arguments, aten, constraint, dequantized, is_call, shape
+from .common import (
+    DEQUANTIZE,
+    Clamp,
+    Operand,
+    QParams,
+    args_of,
+    arguments,
+    aten,
+    constraint,
+    dequantized,
+    is_call,
+    kwargs_of,
+    shape,
+    target_of,
+)
 from .conv import per_channel
 from .registry import Fold, folds, lowers, quantized_op, real, saturate
 
@@ -116,9 +130,9 @@ def fold_mul(fold: Fold) -> fx.Node:
 
 
 def _lower(low: Any, node: fx.Node) -> None:
-    k: Any = node.kwargs
-    a, b, layout = low.broadcast(node.args[0], k["a_q"], node.args[1], k["b_q"], shape(node))
-    low.emit_like(node, str(node.target.__name__), [a, b], low.clamp(node), layout)  # type: ignore[union-attr]
+    k: Any = kwargs_of(node)
+    a, b, layout = low.broadcast(args_of(node)[0], k["a_q"], args_of(node)[1], k["b_q"], shape(node))
+    low.emit_like(node, target_of(node).__name__, [a, b], low.clamp(node), layout)
 
 
 for _op in (add, sub, mul):

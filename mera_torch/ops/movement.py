@@ -1,4 +1,4 @@
-"""Operators that move int8 values and compute nothing: concat, pad, slice, reshape, permute, resize by whole factors."""
+"""Operators that move int8 values and compute nothing: concat, pad, slice, reshape, permute, resize."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from .common import DEQUANTIZE, QParams, aten, constraint, dequantized, normalized_dim, shape
+from .common import DEQUANTIZE, QParams, args_of, aten, constraint, dequantized, normalized_dim, shape, target_of
 from .registry import Fold, folds, lowers, quantized_op
 from .table import INDICES, lut
 
@@ -59,7 +59,7 @@ def resize_nearest(x: torch.Tensor, scale: tuple[int, int]) -> torch.Tensor:
 def fold_cat(fold: Fold) -> fx.Node:
     """Inputs of another quantization than the result's are brought to it by a table (inputs of one quantization have
     moved to int8 before)."""
-    nodes: Any = fold.core.args[0]
+    nodes: Any = args_of(fold.core)[0]
     few_inputs(count=len(nodes))
     parts = []
     for index, node in enumerate(nodes):
@@ -69,15 +69,15 @@ def fold_cat(fold: Fold) -> fx.Node:
             table = fold.constant(_table(x.q, fold), "table")
             part = fold.emit(lut, x.node, table, val=fold.int8(shape(x.node)))
         parts.append(part)
-    return fold.emit(concat, parts, normalized_dim(int(fold.core.args[1]), len(shape(fold.core))))  # type: ignore[arg-type]
+    return fold.emit(concat, parts, normalized_dim(int(args_of(fold.core)[1]), len(shape(fold.core))))
 
 
 def _table(q: QParams, fold: Fold) -> torch.Tensor:
     """dequantize from q, the activations, quantize."""
     values = DEQUANTIZE(INDICES, q.scale, q.zero_point, -128, 127, torch.int8)
     for node in fold.activations:
-        values = node.target(values, *node.args[1:])  # type: ignore[operator]
-    table: torch.Tensor = fold.quantize.target(values, *fold.quantize.args[1:])  # type: ignore[operator]
+        values = target_of(node)(values, *args_of(node)[1:])
+    table: torch.Tensor = target_of(fold.quantize)(values, *args_of(fold.quantize)[1:])
     return table
 
 
@@ -86,22 +86,22 @@ def _table(q: QParams, fold: Fold) -> torch.Tensor:
 
 @lowers(concat)
 def lower_concat(low: Any, node: fx.Node) -> None:
-    nodes: Any = node.args[0]
-    dim = int(node.args[1])  # type: ignore[arg-type]
+    nodes: Any = args_of(node)[0]
+    dim = int(args_of(node)[1])
     if len(nodes) == 1:
-        return low.alias(node, nodes[0])
+        low.alias(node, nodes[0])
+        return
     inputs, layout, axis = low.joined(nodes, dim, shape(node))
     low.emit_like(node, "concat", inputs, {"axis": axis}, layout)
-    return None
 
 
 @lowers(pad)
 def lower_pad(low: Any, node: fx.Node) -> None:
-    x, axes, layout = low.by_dimension(node.args[0], shape(node))
+    x, axes, layout = low.by_dimension(args_of(node)[0], shape(node))
     names = {1: ("pad_top", "pad_bottom"), 2: ("pad_left", "pad_right"), 3: ("pad_channel_before", "pad_channel_after")}
-    pads: Any = node.args[1]
+    pads: Any = args_of(node)[1]
     rank = len(shape(node))
-    attrs = {"value": int(node.args[2])}  # type: ignore[arg-type]
+    attrs = {"value": int(args_of(node)[2])}
     for i in range(len(pads) // 2):
         if pads[2 * i] or pads[2 * i + 1]:
             axis = axes[rank - 1 - i]
@@ -113,24 +113,24 @@ def lower_pad(low: Any, node: fx.Node) -> None:
 
 @lowers(aten.slice.Tensor)
 def lower_slice(low: Any, node: fx.Node) -> None:
-    x, axes, layout = low.by_dimension(node.args[0], shape(node))
-    dim, begin, _, step = (int(a) for a in node.args[1:5])  # type: ignore[arg-type]
+    x, axes, layout = low.by_dimension(args_of(node)[0], shape(node))
+    dim, begin, _, step = (int(a) for a in args_of(node)[1:5])
     letter = "nhwc"[axes[dim]]
     low.emit_like(node, "slice", [x], {f"begin_{letter}": begin, f"step_{letter}": step}, layout)
 
 
 @lowers(resize_nearest)
 def lower_resize(low: Any, node: fx.Node) -> None:
-    scale: Any = node.args[1]
+    scale: Any = args_of(node)[1]
     attrs = {"scale_h": scale[0], "scale_w": scale[1]}
-    low.emit_image(node, "resize_nearest", [low.image(node.args[0])], attrs)
+    low.emit_image(node, "resize_nearest", [low.image(args_of(node)[0])], attrs)
 
 
 @lowers(aten.reshape.default)
 def lower_reshape(low: Any, node: fx.Node) -> None:
-    low.reshape(node, node.args[0], shape(node))
+    low.reshape(node, args_of(node)[0], shape(node))
 
 
 @lowers(aten.permute.default)
 def lower_permute(low: Any, node: fx.Node) -> None:
-    low.permute(node, node.args[0], node.args[1])
+    low.permute(node, args_of(node)[0], args_of(node)[1])

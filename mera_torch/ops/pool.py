@@ -8,7 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from .common import Clamp, QParams, arguments, aten, constraint, dequantized, normalized_dim, pair, shape
+from .common import (
+    Clamp,
+    QParams,
+    args_of,
+    arguments,
+    aten,
+    constraint,
+    dequantized,
+    kwargs_of,
+    normalized_dim,
+    pair,
+    shape,
+)
 from .conv import accumulator_terms, conv2d
 from .registry import Fold, folds, lowers, quantized_op, real, saturate
 
@@ -64,7 +76,9 @@ def avg_pool2d(
 
 
 @quantized_op
-def mean(x: torch.Tensor, *, dims: tuple[int, ...], keepdim: bool, x_q: QParams, y_q: QParams, clamp: Clamp) -> torch.Tensor:
+def mean(
+    x: torch.Tensor, *, dims: tuple[int, ...], keepdim: bool, x_q: QParams, y_q: QParams, clamp: Clamp
+) -> torch.Tensor:
     """x int8; the mean over dims."""
     return saturate(real(x, QParams(*x_q)).mean(list(dims), keepdim), QParams(*y_q), clamp)
 
@@ -113,26 +127,30 @@ def fold_mean(fold: Fold) -> fx.Node:
 
 
 def _window_attrs(node: fx.Node) -> dict[str, int]:
-    k: Any = node.kwargs
+    k: Any = kwargs_of(node)
     names = ("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_top", "pad_left", "pad_bottom", "pad_right")
     return dict(zip(names, (*k["kernel"], *k["stride"], *k["padding"], *k["padding"]), strict=True))
 
 
 @lowers(max_pool2d)
 def lower_max_pool(low: Any, node: fx.Node) -> None:
-    dilation: Any = node.kwargs["dilation"]
+    dilation: Any = kwargs_of(node)["dilation"]
     attrs = {**_window_attrs(node), "dilation_h": dilation[0], "dilation_w": dilation[1], **low.clamp(node)}
-    low.emit_image(node, "max_pool2d", [low.image(node.args[0])], attrs)
+    low.emit_image(node, "max_pool2d", [low.image(args_of(node)[0])], attrs)
 
 
 @lowers(avg_pool2d)
 def lower_avg_pool(low: Any, node: fx.Node) -> None:
-    attrs = {**_window_attrs(node), "count_include_pad": int(bool(node.kwargs["count_include_pad"])), **low.clamp(node)}
-    low.emit_image(node, "avg_pool2d", [low.image(node.args[0])], attrs)
+    attrs = {
+        **_window_attrs(node),
+        "count_include_pad": int(bool(kwargs_of(node)["count_include_pad"])),
+        **low.clamp(node),
+    }
+    low.emit_image(node, "avg_pool2d", [low.image(args_of(node)[0])], attrs)
 
 
 @lowers(mean)
 def lower_mean(low: Any, node: fx.Node) -> None:
-    dims: Any = node.kwargs["dims"]
-    x, kept = low.reduction(node.args[0], dims)
-    low.emit_reduced(node, "mean", [x], low.clamp(node), kept, bool(node.kwargs["keepdim"]), dims)
+    dims: Any = kwargs_of(node)["dims"]
+    x, kept = low.reduction(args_of(node)[0], dims)
+    low.emit_reduced(node, "mean", [x], low.clamp(node), kept, bool(kwargs_of(node)["keepdim"]), dims)

@@ -1,5 +1,5 @@
-"""The two tables that the operator families fill: how a float operator between q and dq becomes a quantized node, and how
-a quantized node becomes DNA nodes."""
+"""The two tables that the operator families fill: how a float operator between q and dq becomes a quantized node, and
+how a quantized node becomes DNA nodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from .common import DEQUANTIZE_OPS, QUANTIZE_OPS, Clamp, QParams, add_constant, call, constant, origins
+from .common import (
+    DEQUANTIZE_OPS,
+    QUANTIZE_OPS,
+    Clamp,
+    QParams,
+    add_constant,
+    args_of,
+    call,
+    constant,
+    kwargs_of,
+    origins,
+    target_of,
+)
 
 if TYPE_CHECKING:
     from ..backend.to_dna import Lowering
@@ -81,7 +93,8 @@ class Fold:
 
     def int8(self, sizes: tuple[int, ...] | list[int]) -> torch.Tensor:
         """A fake int8 value of that shape."""
-        return self.quantize.meta["val"].new_empty(list(sizes), dtype=torch.int8)
+        like: torch.Tensor = self.quantize.meta["val"]
+        return like.new_empty(list(sizes), dtype=torch.int8)
 
 
 def evaluate(gm: fx.GraphModule, node: object) -> torch.Tensor | None:
@@ -93,15 +106,17 @@ def evaluate(gm: fx.GraphModule, node: object) -> torch.Tensor | None:
         return held
     if node.op != "call_function" or not (node.target in DEQUANTIZE_OPS or node.target in QUANTIZE_OPS):
         return None
-    args = [evaluate(gm, a) if isinstance(a, fx.Node) else a for a in node.args]
-    if any(a is None and isinstance(b, fx.Node) for a, b in zip(args, node.args, strict=True)):
+    args = [evaluate(gm, a) if isinstance(a, fx.Node) else a for a in args_of(node)]
+    if any(a is None and isinstance(b, fx.Node) for a, b in zip(args, args_of(node), strict=True)):
         return None
-    return node.target(*args, **node.kwargs)  # type: ignore[operator, no-any-return]
+    found: torch.Tensor = target_of(node)(*args, **kwargs_of(node))
+    return found
 
 
 def saturate(real: torch.Tensor, y: QParams, clamp: Clamp) -> torch.Tensor:
     """round(real / scale) + zero point, clamped: the last step of every reference. real: float64."""
-    return torch.clamp(torch.round(real / y.scale) + y.zero_point, *clamp).to(torch.int8)
+    levels: torch.Tensor = torch.clamp(torch.round(real / y.scale) + y.zero_point, *clamp).to(torch.int8)
+    return levels
 
 
 def real(x: torch.Tensor, q: QParams) -> torch.Tensor:

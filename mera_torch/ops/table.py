@@ -1,5 +1,5 @@
-"""Every function of one int8 tensor, element by element, is a table of 256 entries: PyTorch's own function, run on the 256
-dequantized values and quantized by PyTorch. Exact therefore, whatever the function."""
+"""Every function of one int8 tensor, element by element, is a table of 256 entries: PyTorch's own function, run on the
+256 dequantized values and quantized by PyTorch. Exact therefore, whatever the function."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .common import DEQUANTIZE, DEQUANTIZE_OPS, Operand, aten, constant, dequantized
+from .common import DEQUANTIZE, DEQUANTIZE_OPS, Operand, args_of, aten, constant, dequantized, kwargs_of, target_of
 from .registry import Fold, evaluate, lowers, quantized_op
 
 POINTWISE = frozenset({
@@ -35,7 +35,7 @@ def is_pointwise(target: Any) -> bool:
 
 
 def cone(gm: fx.GraphModule, result: fx.Node) -> tuple[Operand, list[fx.Node]] | None:
-    """The int8 tensor of which `result` is a function, element by element, and the nodes in between in order; else None.
+    """The int8 tensor of which `result` is a function, element by element, and the nodes in between; else None.
 
     All that the function reads besides must be scalars.
     """
@@ -80,15 +80,15 @@ def tabulate(gm: fx.GraphModule, source: Operand, nodes: list[fx.Node], quantize
     def read(node: fx.Node) -> Any:
         if node in values:
             return values[node]
-        if node.target in DEQUANTIZE_OPS and node.args[0] is source.node:
+        if node.target in DEQUANTIZE_OPS and args_of(node)[0] is source.node:
             return x
         held = constant(gm, node)
         return evaluate(gm, node) if held is None else held
 
     for node in nodes:
-        args, kwargs = fx.map_arg(node.args, read), fx.map_arg(node.kwargs, read)
-        values[node] = node.target(*args, **kwargs)  # type: ignore[operator, misc]
-    table: torch.Tensor = quantize.target(read(quantize.args[0]), *quantize.args[1:])  # type: ignore[operator, arg-type]
+        args, kwargs = fx.map_arg(args_of(node), read), fx.map_arg(kwargs_of(node), read)
+        values[node] = target_of(node)(*args, **kwargs)
+    table: torch.Tensor = target_of(quantize)(read(args_of(quantize)[0]), *args_of(quantize)[1:])
     return table.expand(256).contiguous()
 
 
@@ -103,5 +103,5 @@ Table = Callable[[torch.Tensor], torch.Tensor]
 
 @lowers(lut)
 def lower_lut(low: Any, node: fx.Node) -> None:
-    x, layout = low.any(node.args[0])
-    low.emit_like(node, "lut", [x, low.table(low.constant(node.args[1]), node.name)], {}, layout)
+    x, layout = low.any(args_of(node)[0])
+    low.emit_like(node, "lut", [x, low.table(low.constant(args_of(node)[1]), node.name)], {}, layout)

@@ -32,7 +32,7 @@ PIPELINE: list[Pass] = [
 
 
 def run(gm: fx.GraphModule, pipeline: list[Pass] | None = None) -> fx.GraphModule:
-    """Runs the passes over gm, in place, verifying after each; gives gm back. Raises InternalError naming pass and node."""
+    """Runs the passes over gm, in place, verifying after each. Raises InternalError naming pass and node."""
     for one in PIPELINE if pipeline is None else pipeline:
         one(gm)
         gm.graph.lint()

@@ -1,4 +1,4 @@
-"""Computes what depends on constants only, once. Dequantized weights stay: the operators that read them want the int8."""
+"""Computes what depends on constants only, once. Dequantized weights stay: who reads them wants the int8."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..ops.common import DEQUANTIZE_OPS, add_constant, constant
+from ..ops.common import DEQUANTIZE_OPS, add_constant, args_of, constant, kwargs_of, target_of
 
 LIMIT_BYTES = 1 << 28
 """A constant is not grown beyond this."""
@@ -20,7 +20,7 @@ def fold_constants(gm: fx.GraphModule) -> None:
     def get(node: fx.Node) -> Any:
         held = known[node]
         if held is None:
-            held = known[node] = node.target(*fx.map_arg(node.args, get), **fx.map_arg(node.kwargs, get))  # type: ignore[operator]
+            held = known[node] = target_of(node)(*fx.map_arg(args_of(node), get), **fx.map_arg(kwargs_of(node), get))
         return held
 
     for node in list(gm.graph.nodes):
@@ -33,7 +33,7 @@ def fold_constants(gm: fx.GraphModule) -> None:
             known[node] = None
         else:
             target: Any = node.target
-            result = target(*fx.map_arg(node.args, get), **fx.map_arg(node.kwargs, get))
+            result = target(*fx.map_arg(args_of(node), get), **fx.map_arg(kwargs_of(node), get))
             with gm.graph.inserting_before(node):
                 new = add_constant(gm, result.contiguous())
             new.meta.update({k: v for k, v in node.meta.items() if k != "val"})

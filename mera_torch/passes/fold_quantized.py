@@ -1,5 +1,5 @@
-"""dq -> operator -> [clamp] -> q becomes one quantized node that carries scales and zero points; a function of one tensor,
-element by element, becomes a table. What cannot is left in float, with the constraint that it breaks in
+"""dq -> operator -> [clamp] -> q becomes one quantized node that carries scales and zero points; a function of one
+tensor, element by element, becomes a table. What cannot is left in float, with the constraint that it breaks in
 node.meta["mera_reason"]."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from ..ops.common import QUANTIZE, QParams, Unfit, aten, excluded, is_call, op_name, origins, single_use
+from ..ops.common import QUANTIZE, QParams, Unfit, args_of, aten, excluded, is_call, op_name, origins, single_use
 from ..ops.registry import FOLDS, Fold
 from ..ops.table import cone, fold_table
 from .sink_dequantize import clamp_bounds
@@ -18,16 +18,16 @@ from .sink_dequantize import clamp_bounds
 def fold_quantized(gm: fx.GraphModule) -> None:
     """Folds every quantize node whose producer the DNA has."""
     for node in list(gm.graph.nodes):
-        if not is_call(node, QUANTIZE) or not isinstance(node.args[0], fx.Node):
+        if not is_call(node, QUANTIZE) or not isinstance(args_of(node)[0], fx.Node):
             continue
-        core, activations = _core(node.args[0])
+        core, activations = _core(args_of(node)[0])
         try:
             with gm.graph.inserting_before(node):
                 new = _fold(gm, node, core, activations)
         except Unfit as reason:
             core.meta.setdefault("mera_reason", str(reason))
             continue
-        new.meta["q"] = QParams(float(node.args[1]), int(node.args[2]))  # type: ignore[arg-type]
+        new.meta["q"] = QParams(float(args_of(node)[1]), int(args_of(node)[2]))
         node.replace_all_uses_with(new)
         _erase(gm, node)
 
@@ -47,23 +47,21 @@ def _erase(gm: fx.GraphModule, node: fx.Node) -> None:
 def _core(node: fx.Node) -> tuple[fx.Node, tuple[fx.Node, ...]]:
     """The operator behind clamps, and these in order of execution."""
     activations: list[fx.Node] = []
-    while is_call(node, aten.clamp.default) and isinstance(node.args[0], fx.Node):
+    while is_call(node, aten.clamp.default) and isinstance(args_of(node)[0], fx.Node):
         activations.insert(0, node)
-        node = node.args[0]
+        node = args_of(node)[0]
     return node, tuple(activations)
 
 
-def _fold(
-    gm: fx.GraphModule, quantize: fx.Node, core: fx.Node, activations: tuple[fx.Node, ...]
-) -> fx.Node:
-    _, scale, zero_point, low, high, dtype = quantize.args
+def _fold(gm: fx.GraphModule, quantize: fx.Node, core: fx.Node, activations: tuple[fx.Node, ...]) -> fx.Node:
+    _, scale, zero_point, low, high, dtype = args_of(quantize)
     if dtype is not torch.int8:
         raise Unfit(f"its result must be quantized to int8, got {dtype}")
     _check_not_excluded(gm, (core, *activations))
-    y = QParams(float(scale), int(zero_point))  # type: ignore[arg-type]
-    bounds = clamp_bounds(activations, y, (int(low), int(high)))  # type: ignore[arg-type]
+    y = QParams(float(scale), int(zero_point))
+    bounds = clamp_bounds(activations, y, (int(low), int(high)))
     fold = Fold(gm, quantize, core, activations, y, bounds)
-    unary = cone(gm, quantize.args[0])  # type: ignore[arg-type]
+    unary = cone(gm, args_of(quantize)[0])
     if unary is not None:
         source, nodes = unary
         _check_not_excluded(gm, nodes)

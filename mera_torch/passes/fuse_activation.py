@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from ..ops.common import constant, is_call, origins
+from ..ops.common import args_of, constant, is_call, kwargs_of, origins
 from ..ops.registry import QUANTIZED
 from ..ops.table import INDICES, lut
 
@@ -14,17 +14,17 @@ def fuse_activation(gm: fx.GraphModule) -> None:
     for node in list(gm.graph.nodes):
         if not is_call(node, lut):
             continue
-        source, table = node.args[0], constant(gm, node.args[1])
+        source, table = args_of(node)[0], constant(gm, args_of(node)[1])
         if not isinstance(source, fx.Node) or table is None or source.target not in QUANTIZED:
             continue
-        if "clamp" not in source.kwargs or len(source.users) != 1 or source.meta["q"] != node.meta["q"]:
+        if "clamp" not in kwargs_of(source) or len(source.users) != 1 or source.meta["q"] != node.meta["q"]:
             continue
         low, high = int(table.min()), int(table.max())
         if not torch.equal(table, INDICES.clamp(low, high)):
             continue
-        own_low, own_high = source.kwargs["clamp"]  # type: ignore[misc]
+        own_low, own_high = kwargs_of(source)["clamp"]
         low, high = (min(max(bound, own_low), own_high) for bound in (low, high))
-        source.kwargs = {**source.kwargs, "clamp": (low, high)}
+        source.kwargs = {**kwargs_of(source), "clamp": (low, high)}
         source.meta["origins"] = (*origins(source), *origins(node))
         node.replace_all_uses_with(source)
         gm.graph.erase_node(node)

@@ -1,12 +1,11 @@
-"""A table of a table is one table; a table that changes nothing, or whose source it merely requantizes to the same scale,
-is none."""
+"""A table of a table is one table; a table that changes nothing is none."""
 
 from __future__ import annotations
 
 import torch
 from torch import fx
 
-from ..ops.common import add_constant, call, constant, is_call, origins
+from ..ops.common import add_constant, args_of, call, constant, is_call, origins
 from ..ops.table import INDICES, lut
 
 
@@ -15,16 +14,18 @@ def fuse_tables(gm: fx.GraphModule) -> None:
     for node in list(gm.graph.nodes):
         if not is_call(node, lut):
             continue
-        source, table = node.args[0], _table(gm, node)
+        source, table = args_of(node)[0], _table(gm, node)
         if is_call(source, lut):
             inner = _table(gm, source)
             with gm.graph.inserting_before(node):
                 held = add_constant(gm, table[inner.long() + 128], "table")
-                new = call(gm, node, lut, source.args[0], held)
-            new.meta.update(q=node.meta["q"], origins=(*origins(node), *(o for o in origins(source) if len(source.users) == 1)))
+                new = call(gm, node, lut, args_of(source)[0], held)
+            new.meta.update(
+                q=node.meta["q"], origins=(*origins(node), *(o for o in origins(source) if len(source.users) == 1))
+            )
             node.replace_all_uses_with(new)
             gm.graph.erase_node(node)
-            node, source, table = new, new.args[0], _table(gm, new)
+            node, source, table = new, args_of(new)[0], _table(gm, new)
         if torch.equal(table, INDICES) and isinstance(source, fx.Node) and source.meta.get("q") == node.meta["q"]:
             node.replace_all_uses_with(source)
             gm.graph.erase_node(node)
@@ -32,7 +33,7 @@ def fuse_tables(gm: fx.GraphModule) -> None:
 
 
 def _table(gm: fx.GraphModule, node: fx.Node) -> torch.Tensor:
-    held = constant(gm, node.args[1])
+    held = constant(gm, args_of(node)[1])
     if held is None:
         raise TypeError(f"{node.name}: the table must be a constant")
     return held

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx
 
-from ..ops.common import Unfit, arguments, aten, call, is_call, normalized_dim, shape, value
+from ..ops.common import Unfit, args_of, arguments, aten, call, is_call, normalized_dim, shape, value
 
 Rule = Callable[[fx.GraphModule, fx.Node], fx.Node | None]
 RULES: dict[Any, Rule] = {}
@@ -50,19 +50,18 @@ def normalize(gm: fx.GraphModule) -> None:
 def identity(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     if "dropout" in str(node.target) and arguments(node)["train"]:
         return None
-    return node.args[0] if isinstance(node.args[0], fx.Node) else None
+    return args_of(node)[0] if isinstance(args_of(node)[0], fx.Node) else None
 
 
 @rule(aten.native_dropout.default)
-def native_dropout(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    if arguments(node)["train"]:
-        return None
-    return _take_first(node, node.args[0])
+def native_dropout(gm: fx.GraphModule, node: fx.Node) -> None:
+    if not arguments(node)["train"]:
+        _take_first(node, args_of(node)[0])
 
 
 @rule(aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.expand.default)
 def same_type_and_shape(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    source = node.args[0]
+    source = args_of(node)[0]
     if not isinstance(source, fx.Node):
         return None
     before, after = value(source), value(node)
@@ -72,12 +71,11 @@ def same_type_and_shape(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 def _take_first(node: fx.Node, replacement: Any) -> None:
     """A node with several results of which only the first is used gives way to `replacement`."""
-    if any(not is_call(user, operator.getitem) or user.args[1] != 0 for user in node.users):
-        return None
+    if any(not is_call(user, operator.getitem) or args_of(user)[1] != 0 for user in node.users):
+        return
     for user in list(node.users):
         user.replace_all_uses_with(replacement)
         user.graph.erase_node(user)
-    return None
 
 
 # ---- convolution, linear, batch norm ----
@@ -119,10 +117,10 @@ def _spread(x: Any, rank: int) -> list[int]:
 
 def _transposed(node: Any) -> Any:
     """w if `node` is w with its two dimensions swapped."""
-    if is_call(node, aten.t.default) or (is_call(node, aten.permute.default) and list(node.args[1]) == [1, 0]):
-        return node.args[0]
-    if is_call(node, aten.transpose.int) and {d % 2 for d in node.args[1:3]} == {0, 1} and len(shape(node)) == 2:
-        return node.args[0]
+    if is_call(node, aten.t.default) or (is_call(node, aten.permute.default) and list(args_of(node)[1]) == [1, 0]):
+        return args_of(node)[0]
+    if is_call(node, aten.transpose.int) and {d % 2 for d in args_of(node)[1:3]} == {0, 1} and len(shape(node)) == 2:
+        return args_of(node)[0]
     return None
 
 
@@ -139,14 +137,14 @@ def addmm(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 @rule(aten.mm.default, aten.matmul.default)
 def matmul(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    weight = _transposed(node.args[1])
-    return None if weight is None else call(gm, node, aten.linear.default, node.args[0], weight)
+    weight = _transposed(args_of(node)[1])
+    return None if weight is None else call(gm, node, aten.linear.default, args_of(node)[0], weight)
 
 
 @rule(aten._native_batch_norm_legit_no_training.default)
 def batch_norm_inference(gm: fx.GraphModule, node: fx.Node) -> None:
     a = arguments(node)
-    first = [u for u in node.users if is_call(u, operator.getitem) and u.args[1] == 0]
+    first = [u for u in node.users if is_call(u, operator.getitem) and args_of(u)[1] == 0]
     if len(first) != len(node.users):
         return None
     args = (a["input"], a["weight"], a["bias"], a["running_mean"], a["running_var"], False, a["momentum"], a["eps"])
@@ -157,7 +155,7 @@ def batch_norm_inference(gm: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _clamp(gm: fx.GraphModule, node: fx.Node, low: float | None, high: float | None) -> fx.Node:
-    return call(gm, node, aten.clamp.default, node.args[0], low, high)
+    return call(gm, node, aten.clamp.default, args_of(node)[0], low, high)
 
 
 @rule(aten.relu.default)
@@ -188,8 +186,8 @@ def one_sided_clamp(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
 @rule(aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default)
 def adaptive_avg_pool(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """The mean if the result is 1x1, average pooling if the windows are equal."""
-    x = node.args[0]
-    (h, w), (out_h, out_w) = shape(x)[-2:], shape(node)[-2:]  # type: ignore[arg-type]
+    x = args_of(node)[0]
+    (h, w), (out_h, out_w) = shape(x)[-2:], shape(node)[-2:]
     if (out_h, out_w) == (1, 1):
         return call(gm, node, aten.mean.dim, x, [-2, -1], True)
     if h % out_h or w % out_w:
@@ -200,8 +198,8 @@ def adaptive_avg_pool(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 @rule(aten.adaptive_max_pool2d.default)
 def adaptive_max_pool(gm: fx.GraphModule, node: fx.Node) -> None:
-    (h, w), x = shape(node.args[0])[-2:], node.args[0]  # type: ignore[arg-type]
-    out_h, out_w = (int(s) for s in node.args[1])  # type: ignore[union-attr, arg-type]
+    (h, w), x = shape(args_of(node)[0])[-2:], args_of(node)[0]
+    out_h, out_w = (int(s) for s in args_of(node)[1])
     if h % out_h == 0 and w % out_w == 0:
         kernel = [h // out_h, w // out_w]
         _max_pool(gm, node, x, kernel, kernel, [0, 0], [1, 1], False)
@@ -214,7 +212,7 @@ def max_pool_with_indices(gm: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _max_pool(gm: fx.GraphModule, node: fx.Node, *args: Any) -> None:
-    if all(is_call(user, operator.getitem) and user.args[1] == 0 for user in node.users):
+    if all(is_call(user, operator.getitem) and args_of(user)[1] == 0 for user in node.users):
         val = next(iter(node.users)).meta["val"]
         _take_first(node, call(gm, node, aten.max_pool2d.default, *args, val=val))
 
@@ -223,7 +221,7 @@ def _max_pool(gm: fx.GraphModule, node: fx.Node, *args: Any) -> None:
 def mean_of_all(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     if arguments(node)["dtype"] is not None:
         return None
-    return call(gm, node, aten.mean.dim, node.args[0], list(range(len(shape(node.args[0])))), False)  # type: ignore[arg-type]
+    return call(gm, node, aten.mean.dim, args_of(node)[0], list(range(len(shape(args_of(node)[0])))), False)
 
 
 # ---- shapes ----
@@ -235,15 +233,15 @@ def mean_of_all(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     aten.unsqueeze_copy.default, aten.squeeze_copy.dims,
 )  # fmt: skip
 def reshape(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
-    return call(gm, node, aten.reshape.default, node.args[0], list(shape(node)))
+    return call(gm, node, aten.reshape.default, args_of(node)[0], list(shape(node)))
 
 
 @rule(aten.permute.default, aten.permute_copy.default, aten.movedim.intlist)
 def permute(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     if "movedim" in str(node.target):
         return None
-    dims = [normalized_dim(d, len(shape(node))) for d in node.args[1]]  # type: ignore[union-attr, arg-type]
-    return call(gm, node, aten.permute.default, node.args[0], dims)
+    dims = [normalized_dim(d, len(shape(node))) for d in args_of(node)[1]]
+    return call(gm, node, aten.permute.default, args_of(node)[0], dims)
 
 
 @rule(aten.transpose.int, aten.t.default, aten.numpy_T.default, aten.mT.default, aten.transpose_copy.int)
@@ -251,14 +249,14 @@ def transpose(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
     rank = len(shape(node))
     dims = list(range(rank))
     if "transpose" in str(node.target):
-        i, j = (normalized_dim(d, rank) for d in node.args[1:3])  # type: ignore[arg-type]
+        i, j = (normalized_dim(d, rank) for d in args_of(node)[1:3])
     else:
         i, j = (rank - 2, rank - 1) if rank > 1 else (0, 0)
     if "numpy_T" in str(node.target):
         dims.reverse()
     else:
         dims[i], dims[j] = dims[j], dims[i]
-    return call(gm, node, aten.permute.default, node.args[0], dims)
+    return call(gm, node, aten.permute.default, args_of(node)[0], dims)
 
 
 def _slice(gm: fx.GraphModule, node: fx.Node, x: fx.Node, dim: int, begin: int, end: int, step: int = 1) -> fx.Node:
@@ -282,11 +280,11 @@ def slice_(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
 
 @rule(aten.select.int, aten.select_copy.int)
 def select(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
-    x, dim, index = node.args[:3]
-    sizes = shape(x)  # type: ignore[arg-type]
-    dim = normalized_dim(dim, len(sizes))  # type: ignore[arg-type]
-    index = normalized_dim(index, sizes[dim])  # type: ignore[arg-type]
-    part = _slice(gm, node, x, dim, index, index + 1)  # type: ignore[arg-type]
+    x, dim, index = args_of(node)[:3]
+    sizes = shape(x)
+    dim = normalized_dim(dim, len(sizes))
+    index = normalized_dim(index, sizes[dim])
+    part = _slice(gm, node, x, dim, index, index + 1)
     return call(gm, node, aten.reshape.default, part, list(shape(node)))
 
 
@@ -302,7 +300,7 @@ def split(gm: fx.GraphModule, node: fx.Node) -> None:
     unbind = "unbind" in str(node.target)
     extents = [1 if unbind else int(v.shape[dim]) for v in vals]
     for user in list(node.users):
-        index = user.args[1] % len(vals)  # type: ignore[operator]
+        index = args_of(user)[1] % len(vals)
         begin = sum(extents[:index])
         part = _slice(gm, user, x, dim, begin, begin + extents[index])
         if unbind:
@@ -322,9 +320,7 @@ def stack(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
     a = arguments(node)
     rank, dim = len(shape(node)), normalized_dim(a["dim"], len(shape(node)))
     sizes = [1 if i == dim else s for i, s in enumerate(shape(node))]
-    parts = [
-        call(gm, node, aten.reshape.default, x, sizes, val=value(x).new_empty(sizes)) for x in a["tensors"]
-    ]
+    parts = [call(gm, node, aten.reshape.default, x, sizes, val=value(x).new_empty(sizes)) for x in a["tensors"]]
     return call(gm, node, aten.cat.default, parts, dim % rank)
 
 
@@ -339,8 +335,8 @@ def pad(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 @rule(aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default)
 def shuffle(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
     """Rearrangements that are a reshape, a permutation and a reshape."""
-    x, r = node.args[0], int(node.args[1])  # type: ignore[arg-type]
-    *lead, c, h, w = shape(x)  # type: ignore[arg-type]
+    x, r = args_of(node)[0], int(args_of(node)[1])
+    *lead, c, h, w = shape(x)
     n = math.prod(lead)
     if node.target is aten.pixel_shuffle.default:
         split_, dims = [n, c // (r * r), r, r, h, w], [0, 1, 4, 2, 5, 3]
@@ -348,7 +344,7 @@ def shuffle(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
         split_, dims = [n, c, h // r, r, w // r, r], [0, 1, 3, 5, 2, 4]
     else:
         split_, dims = [n, r, c // r, h, w], [0, 2, 1, 3, 4]
-    val = value(x)  # type: ignore[arg-type]
+    val = value(x)
     y = call(gm, node, aten.reshape.default, x, split_, val=val.new_empty(split_))
     moved = [split_[d] for d in dims]
     y = call(gm, node, aten.permute.default, y, dims, val=val.new_empty(moved))
@@ -358,7 +354,7 @@ def shuffle(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
 @rule(aten.upsample_nearest2d.default, aten.upsample_nearest2d.vec)
 def upsample(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """Only whole factors: each element repeated."""
-    (h, w), (out_h, out_w) = shape(node.args[0])[-2:], shape(node)[-2:]  # type: ignore[arg-type]
+    (h, w), (out_h, out_w) = shape(args_of(node)[0])[-2:], shape(node)[-2:]
     if out_h % h or out_w % w:
         return None
-    return call(gm, node, aten.upsample_nearest2d.default, node.args[0], [out_h, out_w])
+    return call(gm, node, aten.upsample_nearest2d.default, args_of(node)[0], [out_h, out_w])

@@ -15,6 +15,7 @@ from ..ops.common import (
     QParams,
     Unfit,
     add_constant,
+    args_of,
     arguments,
     aten,
     call,
@@ -46,7 +47,7 @@ def sink_dequantize(gm: fx.GraphModule) -> None:
     for node in list(gm.graph.nodes):
         if node.op != "call_function" or node.target not in MOVES or excluded(gm, node):
             continue
-        inputs = node.args[0] if isinstance(node.args[0], list | tuple) else [node.args[0]]
+        inputs = args_of(node)[0] if isinstance(args_of(node)[0], list | tuple) else [args_of(node)[0]]
         if not any(is_call(i, DEQUANTIZE) for i in inputs):
             continue
         try:
@@ -59,7 +60,7 @@ def sink_dequantize(gm: fx.GraphModule) -> None:
 
 
 def _sink(gm: fx.GraphModule, node: fx.Node, operands: list[Operand]) -> None:
-    q, last = operands[0].q, node.args[0]
+    q, last = operands[0].q, args_of(node)[0]
     dequantize: Any = last[-1] if isinstance(last, list | tuple) else last
 
     def emit(target: Any, *args: Any, **kwargs: Any) -> fx.Node:
@@ -69,7 +70,7 @@ def _sink(gm: fx.GraphModule, node: fx.Node, operands: list[Operand]) -> None:
 
     with gm.graph.inserting_before(node):
         moved = MOVES[node.target](gm, node, operands, emit)
-        result = call(gm, node, DEQUANTIZE, moved, *dequantize.args[1:])
+        result = call(gm, node, DEQUANTIZE, moved, *args_of(dequantize)[1:])
         result.meta["origins"] = ()
     node.replace_all_uses_with(result)
     gm.graph.erase_node(node)
@@ -77,13 +78,13 @@ def _sink(gm: fx.GraphModule, node: fx.Node, operands: list[Operand]) -> None:
 
 @moves(aten.reshape.default, aten.permute.default, aten.slice.Tensor)
 def same(gm: fx.GraphModule, node: fx.Node, x: list[Operand], emit: Callable[..., fx.Node]) -> fx.Node:
-    return emit(node.target, x[0].node, *node.args[1:])
+    return emit(node.target, x[0].node, *args_of(node)[1:])
 
 
 @moves(aten.cat.default)
 def cat(gm: fx.GraphModule, node: fx.Node, x: list[Operand], emit: Callable[..., fx.Node]) -> fx.Node:
     few_inputs(count=len(x))
-    return emit(concat, [o.node for o in x], node.args[1])
+    return emit(concat, [o.node for o in x], args_of(node)[1])
 
 
 @moves(aten.constant_pad_nd.default)
@@ -117,7 +118,7 @@ def exact_bounds(*, bounds: list[Any], q: QParams) -> bool:
 
 @moves(aten.clamp.default)
 def clamp(gm: fx.GraphModule, node: fx.Node, x: list[Operand], emit: Callable[..., fx.Node]) -> fx.Node:
-    exact_bounds(bounds=[b for b in node.args[1:3] if b is not None], q=x[0].q)
+    exact_bounds(bounds=[b for b in args_of(node)[1:3] if b is not None], q=x[0].q)
     low, high = clamp_bounds([node], x[0].q, (-128, 127))
     return emit(lut, x[0].node, add_constant(gm, INDICES.clamp(low, high), "table"))
 

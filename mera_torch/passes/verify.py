@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from ..errors import InternalError
-from ..ops.common import DEQUANTIZE, QParams, is_call
+from ..ops.common import DEQUANTIZE, QParams, args_of, is_call, kwargs_of
 from ..ops.registry import QUANTIZED
 
 
@@ -34,10 +34,10 @@ def _problem(gm: fx.GraphModule, node: fx.Node, seen: set[fx.Node]) -> str:
         return "its shape and dtype are unknown (no meta['val'])"
     if node.target in QUANTIZED:
         return _quantized_problem(node)
-    if is_call(node, DEQUANTIZE) and isinstance(node.args[0], fx.Node):
-        q = node.args[0].meta.get("q")
-        if q is not None and tuple(q) != (node.args[1], node.args[2]):
-            return f"it reads {node.args[0].name} as {tuple(node.args[1:3])}, which is {tuple(q)}"
+    if is_call(node, DEQUANTIZE) and isinstance(args_of(node)[0], fx.Node):
+        q = args_of(node)[0].meta.get("q")
+        if q is not None and tuple(q) != (args_of(node)[1], args_of(node)[2]):
+            return f"it reads {args_of(node)[0].name} as {tuple(args_of(node)[1:3])}, which is {tuple(q)}"
     return ""
 
 
@@ -47,17 +47,17 @@ def _quantized_problem(node: fx.Node) -> str:
         return f"a quantized operator gives int8, got {getattr(val, 'dtype', type(val).__name__)}"
     if not isinstance(node.meta.get("q"), QParams):
         return "its quantization is unknown (no meta['q'])"
-    stated: Any = node.kwargs.get("y_q")
+    stated: Any = kwargs_of(node).get("y_q")
     if stated is not None and tuple(stated) != tuple(node.meta["q"]):
         return f"it says {tuple(stated)}, but its quantization is {tuple(node.meta['q'])}"
     for name, source in (("x_q", 0), ("a_q", 0), ("b_q", 1)):
-        if name in node.kwargs:
-            x: Any = node.args[source]
+        if name in kwargs_of(node):
+            x: Any = args_of(node)[source]
             held = x.meta.get("q")
-            if held is not None and tuple(held) != tuple(node.kwargs[name]):  # type: ignore[arg-type]
-                return f"it reads {x.name} as {tuple(node.kwargs[name])}, which is {tuple(held)}"  # type: ignore[arg-type]
-    if "clamp" in node.kwargs:
-        low, high = node.kwargs["clamp"]  # type: ignore[misc]
+            if held is not None and tuple(held) != tuple(kwargs_of(node)[name]):
+                return f"it reads {x.name} as {tuple(kwargs_of(node)[name])}, which is {tuple(held)}"
+    if "clamp" in kwargs_of(node):
+        low, high = kwargs_of(node)["clamp"]
         if not -128 <= low <= high <= 127:
             return f"its clamp [{low}, {high}] is empty or not int8"
     return ""

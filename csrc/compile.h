@@ -162,6 +162,9 @@ void job_address(job *j, int field, int32_t buffer, int64_t offset);
 mera_status add_constant(compiler *c, const void *data, int64_t bytes, int64_t *offset); /* 64-byte aligned, zeroed if data is NULL */
 /* A constant chunk: an SRAM buffer, loaded by a job of its own in front of the next job. */
 mera_status load_constant(compiler *c, const block *b, int64_t offset, int64_t bytes, const char *name, int32_t *buffer);
+/* A DMA request: a 3-deep nest of runs, with count, DRAM stride and SRAM stride of each level. */
+mera_status add_move(compiler *c, const block *b, bool load, int32_t dram, int64_t dram_offset, int32_t sram, int64_t sram_offset,
+                     int64_t run, const int64_t count[3], const int64_t d[3], const int64_t s[3]);
 mera_status lower_conv(compiler *c, block *b);
 void free_conv_state(compiler *c, block *b);
 mera_status lower_window(compiler *c, block *b);

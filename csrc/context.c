@@ -237,8 +237,7 @@ void text_init(text *t, mera_context *ctx) { *t = (text){.ctx = ctx}; }
 static bool text_reserve(text *t, size_t more)
 {
     if (t->failed || more > SIZE_MAX - t->count - 1) return false;
-    if (t->count + more + 1 > t->space &&
-        !vec_grow(t->ctx, (void **)&t->at, &t->space, t->count + more + 1, 1))
+    if (t->count + more + 1 > t->space && !vec_grow(t->ctx, (void **)&t->at, &t->space, t->count + more + 1, 1))
         t->failed = true;
     return !t->failed;
 }

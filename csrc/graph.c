@@ -69,17 +69,19 @@ mera_status mera_graph_tensor(mera_graph *graph, const char *name, mera_dtype dt
     TRY(check_open(graph));
     const char *label = name ? name : "";
     if (dtype != MERA_INT8 && dtype != MERA_INT32)
-        return fail(ctx, MERA_UNSUPPORTED, "tensor \"%.200s\": dtype must be int8 or int32, got number %d", label, (int)dtype);
+        return fail(ctx, MERA_UNSUPPORTED, "tensor \"%.200s\": dtype must be int8 or int32, got number %d", label,
+                    (int)dtype);
     int64_t elements = 1;
     for (int d = 0; d < 4; d++) {
         if (shape[d] < 1 || shape[d] > MAX_DIMENSION)
-            return fail(ctx, MERA_INVALID_ARGUMENT, "tensor \"%.200s\": every dimension must be 1 to 2^24, got %" PRId64, label,
-                        shape[d]);
+            return fail(ctx, MERA_INVALID_ARGUMENT, "tensor \"%.200s\": every dimension must be 1 to 2^24, got %" PRId64,
+                        label, shape[d]);
         elements *= shape[d]; /* at most 2^31 * 2^24 */
         if (elements > INT32_MAX)
             return fail(ctx, MERA_INVALID_ARGUMENT,
-                        "tensor \"%.200s\": it must have at most 2^31-1 elements, got shape [%" PRId64 ", %" PRId64 ", %" PRId64
-                        ", %" PRId64 "]", label, shape[0], shape[1], shape[2], shape[3]);
+                        "tensor \"%.200s\": it must have at most 2^31-1 elements, got shape [%" PRId64 ", %" PRId64
+                        ", %" PRId64 ", %" PRId64 "]",
+                        label, shape[0], shape[1], shape[2], shape[3]);
     }
     if (graph->tensors.count >= MAX_TENSORS)
         return fail(ctx, MERA_INVALID_ARGUMENT, "tensor \"%.200s\": a graph must have at most 2^20 tensors", label);
@@ -98,8 +100,9 @@ mera_status mera_graph_constant(mera_graph *graph, const char *name, mera_dtype 
     graph_tensor *t = &graph->tensors.at[*tensor];
     if (bytes != (size_t)t->bytes || !data) {
         graph->tensors.count--;
-        return fail(graph->object.ctx, MERA_INVALID_ARGUMENT, "constant \"%.200s\": its data must have %" PRId64 " bytes, got %zu",
-                    t->name, t->bytes, data ? bytes : 0);
+        return fail(graph->object.ctx, MERA_INVALID_ARGUMENT,
+                    "constant \"%.200s\": its data must have %" PRId64 " bytes, got %zu", t->name, t->bytes,
+                    data ? bytes : 0);
     }
     void *copy = arena_array(&graph->memory, bytes, 1);
     if (!copy) {
@@ -119,11 +122,12 @@ mera_status mera_graph_quantize(mera_graph *graph, int32_t tensor, int64_t count
     TRY(check_tensor_index(graph, tensor, "quantize"));
     graph_tensor *t = &graph->tensors.at[tensor];
     if (t->dtype != MERA_INT8)
-        return fail(ctx, MERA_INVALID_ARGUMENT, "tensor \"%.200s\": only int8 tensors have a quantization, this is %s", t->name,
-                    dtype_name(t->dtype));
+        return fail(ctx, MERA_INVALID_ARGUMENT, "tensor \"%.200s\": only int8 tensors have a quantization, this is %s",
+                    t->name, dtype_name(t->dtype));
     if (count != 1 && count != t->shape[0])
-        return fail(ctx, MERA_INVALID_ARGUMENT, "tensor \"%.200s\": it must have 1 scale or %" PRId64 ", one a channel, got %" PRId64,
-                    t->name, t->shape[0], count);
+        return fail(ctx, MERA_INVALID_ARGUMENT,
+                    "tensor \"%.200s\": it must have 1 scale or %" PRId64 ", one a channel, got %" PRId64, t->name,
+                    t->shape[0], count);
     for (int64_t i = 0; i < count; i++) {
         if (!isfinite(scale[i]) || !(scale[i] > 0))
             return fail(ctx, MERA_INVALID_ARGUMENT, "tensor \"%.200s\": scale must be finite and above 0, got %g", t->name,
@@ -164,14 +168,18 @@ mera_status mera_graph_node(mera_graph *graph, int32_t op, const char *name, con
         const graph_tensor *t = &graph->tensors.at[inputs[i]];
         if (!t->data && !t->is_input && t->producer < 0)
             return fail(ctx, MERA_INVALID_ARGUMENT,
-                        "%s \"%.200s\": input %d must be a constant, a graph input or an earlier node's output; tensor %d \"%.200s\" "
-                        "is none of them", kind, label, i, inputs[i], t->name);
+                        "%s \"%.200s\": input %d must be a constant, a graph input or an earlier node's output; "
+                        "tensor %d \"%.200s\" is none of them",
+                        kind, label, i, inputs[i], t->name);
     }
     TRY(check_tensor_index(graph, output, label));
     graph_tensor *y = &graph->tensors.at[output];
     if (y->data || y->is_input || y->producer >= 0)
-        return fail(ctx, MERA_INVALID_ARGUMENT, "%s \"%.200s\": output tensor %d \"%.200s\" must not be %s", kind, label, output, y->name,
-                    y->data ? "a constant" : y->is_input ? "a graph input" : "written by another node");
+        return fail(ctx, MERA_INVALID_ARGUMENT, "%s \"%.200s\": output tensor %d \"%.200s\" must not be %s", kind, label,
+                    output, y->name,
+                    y->data       ? "a constant"
+                    : y->is_input ? "a graph input"
+                                  : "written by another node");
 
     graph_node n = {.op = (dna_op)op, .input_count = input_count, .output = output};
     int32_t *copy = arena_array(&graph->memory, (size_t)input_count, sizeof *copy);
@@ -197,7 +205,9 @@ mera_status mera_graph_input(mera_graph *graph, int32_t tensor)
     graph_tensor *t = &graph->tensors.at[tensor];
     if (t->data || t->is_input || t->producer >= 0)
         return fail(ctx, MERA_INVALID_ARGUMENT, "graph input \"%.200s\": the tensor must not be %s", t->name,
-                    t->data ? "a constant" : t->is_input ? "an input already" : "written by a node");
+                    t->data       ? "a constant"
+                    : t->is_input ? "an input already"
+                                  : "written by a node");
     if (!vec_push(ctx, &graph->inputs, tensor)) return out_of_memory(ctx);
     t->is_input = true;
     return MERA_OK;
@@ -224,17 +234,18 @@ static mera_status check_tensor(mera_graph *graph, int32_t index)
     mera_context *ctx = graph->object.ctx;
     const graph_tensor *t = &graph->tensors.at[index];
     if (!t->data && !t->is_input && t->producer < 0)
-        return fail(ctx, MERA_INVALID_ARGUMENT, "tensor %d \"%.200s\": it must be a constant, a graph input or a node's output", index,
-                    t->name);
+        return fail(ctx, MERA_INVALID_ARGUMENT,
+                    "tensor %d \"%.200s\": it must be a constant, a graph input or a node's output", index, t->name);
     if (t->uses == 0 && !t->is_output)
-        return fail(ctx, MERA_INVALID_ARGUMENT, "tensor %d \"%.200s\": it must be used by a node or be a graph output", index, t->name);
+        return fail(ctx, MERA_INVALID_ARGUMENT, "tensor %d \"%.200s\": it must be used by a node or be a graph output",
+                    index, t->name);
     if (!t->data && t->dtype != MERA_INT8)
-        return fail(ctx, MERA_UNSUPPORTED, "tensor %d \"%.200s\": only constants may be %s, activations are int8", index, t->name,
-                    dtype_name(t->dtype));
+        return fail(ctx, MERA_UNSUPPORTED, "tensor %d \"%.200s\": only constants may be %s, activations are int8", index,
+                    t->name, dtype_name(t->dtype));
     if (!t->data && t->scale_count != 1)
         return fail(ctx, MERA_INVALID_ARGUMENT,
-                    "tensor %d \"%.200s\": an activation must be quantized with one scale and zero point, got %" PRId64, index, t->name,
-                    t->scale_count);
+                    "tensor %d \"%.200s\": an activation must be quantized with one scale and zero point, got %" PRId64,
+                    index, t->name, t->scale_count);
     return MERA_OK;
 }
 
@@ -258,7 +269,8 @@ mera_status mera_graph_finish(mera_graph *graph)
 mera_status graph_check_finished(mera_graph *graph, const char *what)
 {
     if (!graph->finished)
-        return fail(graph->object.ctx, MERA_INVALID_ARGUMENT, "graph '%.64s': it must be finished before %s", graph->name, what);
+        return fail(graph->object.ctx, MERA_INVALID_ARGUMENT, "graph '%.64s': it must be finished before %s", graph->name,
+                    what);
     return MERA_OK;
 }
 

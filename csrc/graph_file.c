@@ -3,8 +3,8 @@
  *   "MERAGRPH"  u32 version  u64 payload bytes  u64 FNV-1a of the payload  payload
  *
  * payload: name, tensors, inputs, nodes, outputs; each list begins with its u32 count; a string is a u32 length and its
- * bytes. Numbers are little endian. The reader trusts nothing: every count is bounded by the bytes that are left, and what it
- * reads goes through the builder, whose checks it does not repeat. */
+ * bytes. Numbers are little endian. The reader trusts nothing: every count is bounded by the bytes that are left, and what
+ * it reads goes through the builder, whose checks it does not repeat. */
 #include "bytes.h"
 #include "graph.h"
 
@@ -146,7 +146,8 @@ static mera_status read_tensor(loader *l)
     int32_t *zero_point, tensor;
     TRY(read_string(l, &name));
     const uint32_t dtype = read_u32(&l->r);
-    if (dtype > MERA_FLOAT32) return fail(l->ctx, MERA_CORRUPT, "graph file: tensor \"%.100s\" has the unknown dtype %u", name, dtype);
+    if (dtype > MERA_FLOAT32)
+        return fail(l->ctx, MERA_CORRUPT, "graph file: tensor \"%.100s\" has the unknown dtype %u", name, dtype);
     for (int d = 0; d < 4; d++) shape[d] = read_u32(&l->r);
     TRY(read_quantization(l, &count, &scale, &zero_point));
     const bool constant = read_u32(&l->r) != 0;
@@ -179,8 +180,10 @@ static mera_status read_node(loader *l)
     for (uint32_t i = 0; i < attr_count; i++) attrs[i] = (int64_t)read_u64(&l->r);
     if (l->r.failed) return truncated(l);
     const int index = op_by_name(op);
-    if (index < 0) return fail(l->ctx, MERA_CORRUPT, "graph file: node \"%.100s\" has the unknown operator \"%.100s\"", name, op);
-    return mera_graph_node(l->graph, index, name, layer, source, (int32_t)input_count, inputs, output, (int32_t)attr_count, attrs, NULL);
+    if (index < 0)
+        return fail(l->ctx, MERA_CORRUPT, "graph file: node \"%.100s\" has the unknown operator \"%.100s\"", name, op);
+    return mera_graph_node(l->graph, index, name, layer, source, (int32_t)input_count, inputs, output, (int32_t)attr_count,
+                           attrs, NULL);
 }
 
 static mera_status read_graph(loader *l)
@@ -213,8 +216,8 @@ static mera_status read_header(loader *l)
     if (version != VERSION)
         return fail(l->ctx, MERA_CORRUPT, "graph file: its version is %u, this build reads version %d", version, VERSION);
     if (length != (uint64_t)(l->r.end - l->r.at))
-        return fail(l->ctx, MERA_CORRUPT, "graph file: %llu bytes should follow its header, %lld do", (unsigned long long)length,
-                    (long long)(l->r.end - l->r.at));
+        return fail(l->ctx, MERA_CORRUPT, "graph file: %llu bytes should follow its header, %lld do",
+                    (unsigned long long)length, (long long)(l->r.end - l->r.at));
     if (hash != fnv1a(l->r.at, (size_t)length))
         return fail(l->ctx, MERA_CORRUPT, "graph file: its checksum does not match, it was altered");
     return MERA_OK;

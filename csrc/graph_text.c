@@ -45,8 +45,8 @@ static void print_tensor(text *t, const mera_graph *graph, size_t index, bool wi
     const graph_tensor *x = &graph->tensors.at[index];
     text_add(t, "tensor %%%zu ", index);
     text_string(t, x->name);
-    text_add(t, " %s[%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "]", x->dtype == MERA_INT8 ? "int8" : "int32", x->shape[0],
-             x->shape[1], x->shape[2], x->shape[3]);
+    text_add(t, " %s[%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "]", x->dtype == MERA_INT8 ? "int8" : "int32",
+             x->shape[0], x->shape[1], x->shape[2], x->shape[3]);
     if (x->scale_count) {
         const bool many = x->scale_count > 1;
         bool same_zero = true;
@@ -155,7 +155,8 @@ static mera_status parse_hex(parser *p, uint8_t *data, int64_t bytes)
     const char *at;
     size_t length;
     TRY(lexer_raw_string(&p->l, &at, &length));
-    if (length != 2 * (size_t)bytes) return lexer_fail(&p->l, "%" PRId64 " hex digits are expected, got %zu", 2 * bytes, length);
+    if (length != 2 * (size_t)bytes)
+        return lexer_fail(&p->l, "%" PRId64 " hex digits are expected, got %zu", 2 * bytes, length);
     for (int64_t i = 0; i < bytes; i++) {
         const int high = digit_of("0123456789abcdef", at[2 * i]), low = digit_of("0123456789abcdef", at[2 * i + 1]);
         if (high < 0 || low < 0) return lexer_fail(&p->l, "the string before must be hex digits, 0 to 9 and a to f");
@@ -179,7 +180,8 @@ static mera_status parse_base64(parser *p, uint8_t *data, int64_t bytes)
             if (digit < 0) return lexer_fail(&p->l, "the string before must be base64, with = at its end alone");
             three = three << 6 | (uint32_t)digit;
         }
-        if (three & ((1u << (8 * (3 - have))) - 1)) return lexer_fail(&p->l, "the string before has bits beyond its last byte");
+        if (three & ((1u << (8 * (3 - have))) - 1))
+            return lexer_fail(&p->l, "the string before has bits beyond its last byte");
         for (int64_t j = 0; j < have; j++) data[i + j] = (uint8_t)(three >> (16 - 8 * j));
     }
     return MERA_OK;
@@ -274,7 +276,8 @@ static mera_status parse_tensor(parser *p)
         mera_status status = data ? parse_data(p, &declared, data) : out_of_memory(l->ctx);
         if (status == MERA_OK) {
             p->graph->tensors.count--; /* made again, with its data */
-            status = lexer_blame(l, mera_graph_constant(p->graph, name, dtype, shape, data, (size_t)declared.bytes, &tensor));
+            status =
+                lexer_blame(l, mera_graph_constant(p->graph, name, dtype, shape, data, (size_t)declared.bytes, &tensor));
         }
         arena_free(&memory);
         TRY(status);

@@ -4,14 +4,14 @@
 #include "core.h"
 #include "quantmath.h"
 
-static mera_status check_boundary(mera_context *ctx, const char *what, const int64_t nhwc[4], float scale, int32_t zero_point)
+static mera_status check_boundary(mera_context *ctx, const char *what, const int64_t nhwc[4], float scale,
+                                  int32_t zero_point)
 {
     int64_t elements = 1;
     for (int d = 0; d < 4; d++) {
         if (nhwc[d] < 1 || nhwc[d] > INT32_MAX / elements)
-            return fail(ctx, MERA_INVALID_ARGUMENT,
-                        "%s: shape must have 1 to 2^31-1 elements, got [%lld, %lld, %lld, %lld]", what, (long long)nhwc[0],
-                        (long long)nhwc[1], (long long)nhwc[2], (long long)nhwc[3]);
+            return fail(ctx, MERA_INVALID_ARGUMENT, "%s: shape must have 1 to 2^31-1 elements, got [%lld, %lld, %lld, %lld]",
+                        what, (long long)nhwc[0], (long long)nhwc[1], (long long)nhwc[2], (long long)nhwc[3]);
         elements *= nhwc[d];
     }
     if (!isfinite(scale) || !(scale > 0))

@@ -11,11 +11,11 @@ struct mera_interpreter {
     mera_object object;
     arena memory;
     mera_graph *graph;
-    op_plan *plans;      /* a node */
-    int64_t *tasks;      /* a node */
-    op_run *runs;        /* a node; pointers into buffer */
-    int64_t *offset;     /* a tensor, in buffer; constants have none */
-    int32_t *last_use;   /* a tensor: the last node that reads it; the number of nodes if it is an output */
+    op_plan *plans;            /* a node */
+    int64_t *tasks;            /* a node */
+    op_run *runs;              /* a node; pointers into buffer */
+    int64_t *offset;           /* a tensor, in buffer; constants have none */
+    int32_t *last_use;         /* a tensor: the last node that reads it; the number of nodes if it is an output */
     uint8_t *buffer, *scratch; /* made at the first run */
     size_t scratch_stride;
     int threads;
@@ -54,7 +54,8 @@ static mera_status prepare(mera_interpreter *it)
         it->tasks[i] = plan->tasks;
         it->runs[i] = (op_run){.plan = plan, .in = arena_array(&it->memory, (size_t)node->input_count, sizeof(int8_t *))};
         if (!it->runs[i].in) return out_of_memory(ctx);
-        if (aligned((int64_t)plan->scratch_bytes) > it->scratch_stride) it->scratch_stride = aligned((int64_t)plan->scratch_bytes);
+        if (aligned((int64_t)plan->scratch_bytes) > it->scratch_stride)
+            it->scratch_stride = aligned((int64_t)plan->scratch_bytes);
         for (int32_t j = 0; j < node->input_count; j++) it->last_use[node->inputs[j]] = (int32_t)i;
     }
     for (size_t i = 0; i < graph->outputs.count; i++) it->last_use[graph->outputs.at[i]] = (int32_t)nodes;
@@ -207,8 +208,9 @@ static mera_status check_buffers(mera_interpreter *it, const char *what, const i
     for (size_t i = 0; i < want; i++) {
         const graph_tensor *t = &it->graph->tensors.at[tensors[i]];
         if (!buffers[i] || bytes[i] != t->bytes)
-            return fail(ctx, MERA_INVALID_ARGUMENT, "graph '%.64s': %s %zu \"%.100s\" must have %" PRId64 " bytes, got %" PRId64,
-                        it->graph->name, what, i, t->name, t->bytes, buffers[i] ? bytes[i] : 0);
+            return fail(ctx, MERA_INVALID_ARGUMENT,
+                        "graph '%.64s': %s %zu \"%.100s\" must have %" PRId64 " bytes, got %" PRId64, it->graph->name, what,
+                        i, t->name, t->bytes, buffers[i] ? bytes[i] : 0);
     }
     return MERA_OK;
 }
@@ -220,12 +222,14 @@ static void run_task(void *user, int64_t step, int64_t task, int thread)
     op_impl_of(run->plan->node->op)->run(run, task, align_up(it->scratch) + (size_t)thread * it->scratch_stride);
 }
 
-mera_status mera_interpreter_run(mera_interpreter *it, int32_t input_count, const void *const *inputs, const int64_t *input_bytes,
-                                 int32_t output_count, void *const *outputs, const int64_t *output_bytes)
+mera_status mera_interpreter_run(mera_interpreter *it, int32_t input_count, const void *const *inputs,
+                                 const int64_t *input_bytes, int32_t output_count, void *const *outputs,
+                                 const int64_t *output_bytes)
 {
     mera_graph *graph = it->graph;
     TRY(check_buffers(it, "input", graph->inputs.at, graph->inputs.count, input_count, inputs, input_bytes));
-    TRY(check_buffers(it, "output", graph->outputs.at, graph->outputs.count, output_count, (const void *const *)outputs, output_bytes));
+    TRY(check_buffers(it, "output", graph->outputs.at, graph->outputs.count, output_count, (const void *const *)outputs,
+                      output_bytes));
     TRY(make_buffers(it));
     uint8_t *buffer = align_up(it->buffer);
     for (size_t i = 0; i < graph->inputs.count; i++)
@@ -252,10 +256,12 @@ mera_status mera_interpreter_tensor(mera_interpreter *it, int32_t tensor, const 
 {
     mera_context *ctx = it->object.ctx;
     if (tensor < 0 || (size_t)tensor >= it->graph->tensors.count)
-        return fail(ctx, MERA_INVALID_ARGUMENT, "there is no tensor %d, the graph has %zu", tensor, it->graph->tensors.count);
+        return fail(ctx, MERA_INVALID_ARGUMENT, "there is no tensor %d, the graph has %zu", tensor,
+                    it->graph->tensors.count);
     const graph_tensor *t = &it->graph->tensors.at[tensor];
     if (!t->data && !(it->keep_all && it->has_run))
-        return fail(ctx, MERA_INVALID_ARGUMENT, "tensor \"%.100s\": it can be read after a run with keep_all, not otherwise", t->name);
+        return fail(ctx, MERA_INVALID_ARGUMENT, "tensor \"%.100s\": it can be read after a run with keep_all, not otherwise",
+                    t->name);
     *data = tensor_data(it, tensor);
     *bytes = t->bytes;
     return MERA_OK;

@@ -326,6 +326,7 @@ int instr_accesses(const instr *i, int array, access out[MAX_ACCESSES])
             out[n++] = span(i, WINDOW_w, taps * f[WINDOW_channels]);
             out[n++] = span(i, WINDOW_param, DNA_PARAM_BYTES * f[WINDOW_channels]);
         }
+        if (!f[WINDOW_last]) break;
         if (f[WINDOW_lut]) out[n++] = span(i, WINDOW_table, 256);
         const int64_t counts[2] = {f[WINDOW_oh], f[WINDOW_ow]}, o[2] = {f[WINDOW_out_pitch], f[WINDOW_out_step]};
         out[n++] = strided(i, WINDOW_out, true, 2, counts, o, f[WINDOW_run]);
@@ -428,6 +429,9 @@ mera_status instr_check(mera_context *ctx, const instr *i, int64_t index, const 
             return bad(ctx, i, index, "a count is zero");
         if (f[WINDOW_mode] == 0 && f[WINDOW_kh] * f[WINDOW_kw] > DNA_WINDOW_TAPS)
             return bad(ctx, i, index, "kh*kw is more than the weight buffer holds");
+        if (!(f[WINDOW_first] && f[WINDOW_last]) &&
+            (f[WINDOW_mode] != 3 || f[WINDOW_oh] != 1 || f[WINDOW_ow] != 1 || f[WINDOW_run] > platform->array))
+            return bad(ctx, i, index, "only the mean of one word of lanes can be taken in several instructions");
         if (f[WINDOW_kh] * f[WINDOW_kw] > (int64_t)1 << 23) return bad(ctx, i, index, "kh*kw is more than 2^23");
         if (f[WINDOW_low] > f[WINDOW_high]) return bad(ctx, i, index, "an empty clamp range");
         break;

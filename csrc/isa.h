@@ -73,6 +73,16 @@ mera_status instr_check(mera_context *ctx, const instr *i, int64_t index, const 
 int64_t instr_cycles(const instr *i, const mera_platform *platform);
 int64_t dma_bursts(const instr *i);
 
+/* A reduction in several instructions: whether this one begins with empty accumulators, and whether it drains them. */
+static inline bool instr_first(const instr *i)
+{
+    return i->opcode == DNA_OP_CONV ? i->f[CONV_first] != 0 : i->opcode != DNA_OP_WINDOW || i->f[WINDOW_first] != 0;
+}
+static inline bool instr_last(const instr *i)
+{
+    return i->opcode == DNA_OP_CONV ? i->f[CONV_last] != 0 : i->opcode != DNA_OP_WINDOW || i->f[WINDOW_last] != 0;
+}
+
 /* Encoding: appends words; decoding reads one instruction at *word and advances it. */
 typedef VEC(uint32_t) word_vec;
 mera_status isa_encode(mera_context *ctx, const instr *i, word_vec *words);

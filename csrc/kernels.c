@@ -27,8 +27,9 @@ bool kernels_supported(const mera_kernels *kernels)
 #ifdef HAS_X86_KERNELS
     if (kernels == &mera_kernels_avx2) return __builtin_cpu_supports("avx2");
     if (kernels == &mera_kernels_avx512vnni)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vnni");
 #endif
     return kernels == &mera_kernels_generic;
 }

@@ -108,11 +108,14 @@ INLINE void row_store(row acc, int64_t n, bool accumulate, int32_t *c)
 #define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
 
 /* rows x 16 of c; rows is a constant where it is inlined. a is int16, DEPTH wide. */
-INLINE void tile(int rows, int64_t n, int64_t steps, const int16_t *a, const uint8_t *b, int32_t *c, int64_t ldc, bool accumulate)
+INLINE void tile(int rows, int64_t n, int64_t steps, const int16_t *a, const uint8_t *b, int32_t *c, int64_t ldc,
+                 bool accumulate)
 {
 #define START(i) row r##i = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-#define STEP(i) if ((i) < rows) r##i = row_multiply(r##i, w0, w1, a + (i) * DEPTH + 2 * k);
-#define STORE(i) if ((i) < rows) row_store(r##i, n, accumulate, c + (i) * ldc);
+#define STEP(i)                                                                                                             \
+    if ((i) < rows) r##i = row_multiply(r##i, w0, w1, a + (i)*DEPTH + 2 * k);
+#define STORE(i)                                                                                                            \
+    if ((i) < rows) row_store(r##i, n, accumulate, c + (i)*ldc);
     EACH_ROW(START)
     for (int64_t k = 0; k < steps; k++, b += 64) {
         const __m256i w0 = load256(b), w1 = load256(b + 32);
@@ -125,8 +128,8 @@ INLINE void tile(int rows, int64_t n, int64_t steps, const int16_t *a, const uin
 }
 
 /* A block of a (m <= ROWS, depth <= DEPTH) times packed rows of B; `panel` is the distance of their panels. */
-TARGET static void multiply_block(int64_t m, int64_t n, int64_t depth, const int8_t *a, int64_t lda, const uint8_t *b, int64_t panel,
-                                  int32_t *c, int64_t ldc, bool accumulate)
+TARGET static void multiply_block(int64_t m, int64_t n, int64_t depth, const int8_t *a, int64_t lda, const uint8_t *b,
+                                  int64_t panel, int32_t *c, int64_t ldc, bool accumulate)
 {
     _Alignas(32) int16_t wide[ROWS * DEPTH];
     for (int64_t i = 0; i < m; i++)
@@ -141,8 +144,8 @@ TARGET static void multiply_block(int64_t m, int64_t n, int64_t depth, const int
     }
 }
 
-TARGET static void gemm_packed(int64_t m, int64_t n, int64_t depth, const int8_t *a, int64_t lda, const void *packed, int32_t *c,
-                               int64_t ldc)
+TARGET static void gemm_packed(int64_t m, int64_t n, int64_t depth, const int8_t *a, int64_t lda, const void *packed,
+                               int32_t *c, int64_t ldc)
 {
     const int64_t panel = packed_bytes(COLUMNS, depth);
     for (int64_t i = 0; i < m; i += ROWS)
@@ -160,8 +163,8 @@ TARGET static void gemm_s8(int64_t m, int64_t n, int64_t depth, const int8_t *a,
             const int64_t columns = min_i64(GEMM_PANEL, n - j), part = min_i64(DEPTH, depth - k);
             pack(columns, part, b + j * ldb + k, ldb, packed);
             for (int64_t i = 0; i < m; i += ROWS)
-                multiply_block(min_i64(ROWS, m - i), columns, part, a + i * lda + k, lda, packed, packed_bytes(COLUMNS, part),
-                               c + i * ldc + j, ldc, accumulate || k > 0);
+                multiply_block(min_i64(ROWS, m - i), columns, part, a + i * lda + k, lda, packed,
+                               packed_bytes(COLUMNS, part), c + i * ldc + j, ldc, accumulate || k > 0);
         }
 }
 
@@ -209,15 +212,15 @@ INLINE void store_clamped(int8_t *y, __m256i x, int32_t zero_point, int32_t low,
     _mm_storel_epi64((__m128i *)y, _mm_packs_epi16(low_words, low_words));
 }
 
-INLINE void requantize8(const int32_t *acc, const int32_t *bias, const int32_t *multiplier, const int8_t *shift, int32_t zero_point,
-                        int32_t low, int32_t high, int8_t *q)
+INLINE void requantize8(const int32_t *acc, const int32_t *bias, const int32_t *multiplier, const int8_t *shift,
+                        int32_t zero_point, int32_t low, int32_t high, int8_t *q)
 {
     const __m256i x = _mm256_add_epi32(load256(acc), load256(bias));
     store_clamped(q, rescale8(x, load256(multiplier), load_s8(shift)), zero_point, low, high);
 }
 
-TARGET static void requantize(int64_t n, const int32_t *acc, const int32_t *bias, const int32_t *multiplier, const int8_t *shift,
-                              int32_t zero_point, int32_t low, int32_t high, int8_t *q)
+TARGET static void requantize(int64_t n, const int32_t *acc, const int32_t *bias, const int32_t *multiplier,
+                              const int8_t *shift, int32_t zero_point, int32_t low, int32_t high, int8_t *q)
 {
     int64_t j = 0;
     for (; j + 8 <= n; j += 8) requantize8(acc + j, bias + j, multiplier + j, shift + j, zero_point, low, high, q + j);
@@ -234,8 +237,8 @@ TARGET static void requantize(int64_t n, const int32_t *acc, const int32_t *bias
     }
 }
 
-INLINE void add8(const int8_t *a, const int8_t *b, int32_t za, int32_t zb, int32_t zy, int sign, const add_rescale *r, int32_t low,
-                 int32_t high, int8_t *y)
+INLINE void add8(const int8_t *a, const int8_t *b, int32_t za, int32_t zb, int32_t zy, int sign, const add_rescale *r,
+                 int32_t low, int32_t high, int8_t *y)
 {
     const __m256i x = _mm256_slli_epi32(_mm256_sub_epi32(load_s8(a), _mm256_set1_epi32(za)), ADD_LEFT_SHIFT);
     const __m256i w = _mm256_slli_epi32(_mm256_sub_epi32(load_s8(b), _mm256_set1_epi32(zb)), ADD_LEFT_SHIFT);
@@ -258,15 +261,16 @@ TARGET static void add_s8(int64_t n, const int8_t *a, const int8_t *b, int32_t z
     }
 }
 
-INLINE void mul8(const int8_t *a, const int8_t *b, int32_t za, int32_t zb, int32_t zy, rescale r, int32_t low, int32_t high, int8_t *y)
+INLINE void mul8(const int8_t *a, const int8_t *b, int32_t za, int32_t zb, int32_t zy, rescale r, int32_t low, int32_t high,
+                 int8_t *y)
 {
     const __m256i x = _mm256_sub_epi32(load_s8(a), _mm256_set1_epi32(za));
     const __m256i w = _mm256_sub_epi32(load_s8(b), _mm256_set1_epi32(zb));
     store_clamped(y, rescale8_by(_mm256_mullo_epi32(x, w), r), zy, low, high);
 }
 
-TARGET static void mul_s8(int64_t n, const int8_t *a, const int8_t *b, int32_t za, int32_t zb, int32_t zy, rescale r, int32_t low,
-                          int32_t high, int8_t *y)
+TARGET static void mul_s8(int64_t n, const int8_t *a, const int8_t *b, int32_t za, int32_t zb, int32_t zy, rescale r,
+                          int32_t low, int32_t high, int8_t *y)
 {
     int64_t j = 0;
     for (; j + 8 <= n; j += 8) mul8(a + j, b + j, za, zb, zy, r, low, high, y + j);

@@ -54,7 +54,8 @@ TARGET static void pack_panel(int64_t n, int64_t depth, const int8_t *b, int64_t
             __m512i r[16];
             const __mmask64 inside = mask64(depth - k);
             for (int64_t j = 0; j < 16; j++)
-                r[j] = v * 16 + j < n ? _mm512_xor_si512(_mm512_maskz_loadu_epi8(inside, b + (v * 16 + j) * ldb + k), _mm512_set1_epi8(-128))
+                r[j] = v * 16 + j < n ? _mm512_xor_si512(_mm512_maskz_loadu_epi8(inside, b + (v * 16 + j) * ldb + k),
+                                                         _mm512_set1_epi8(-128))
                                       : _mm512_setzero_si512();
             transpose_dwords(r);
             const int64_t rows = min_i64(16, steps - k / 4);
@@ -148,12 +149,15 @@ INLINE int32_t load_rest(const int8_t *a, int64_t count)
 INLINE void tile(int rows, int vectors, __mmask16 last, int64_t depth, const int8_t *a, int64_t lda, const uint8_t *b,
                  const int32_t *start, int32_t *c, int64_t ldc, bool accumulate)
 {
-#define START(i) \
-    const __m512i start##i = _mm512_set1_epi32((i) < rows ? start[i] : 0); \
+#define START(i)                                                                                                            \
+    const __m512i start##i = _mm512_set1_epi32((i) < rows ? start[i] : 0);                                                  \
     row r##i = {start##i, start##i, start##i, start##i};
-#define FULL(i) if ((i) < rows) r##i = row_multiply(r##i, vectors, w, load_four(a + (i) * lda + k));
-#define REST(i) if ((i) < rows) r##i = row_multiply(r##i, vectors, w, load_rest(a + (i) * lda + k, depth - k));
-#define STORE(i) if ((i) < rows) row_store(r##i, vectors, last, accumulate, c + (i) * ldc);
+#define FULL(i)                                                                                                             \
+    if ((i) < rows) r##i = row_multiply(r##i, vectors, w, load_four(a + (i)*lda + k));
+#define REST(i)                                                                                                             \
+    if ((i) < rows) r##i = row_multiply(r##i, vectors, w, load_rest(a + (i)*lda + k, depth - k));
+#define STORE(i)                                                                                                            \
+    if ((i) < rows) row_store(r##i, vectors, last, accumulate, c + (i)*ldc);
     EACH_ROW(START)
     int64_t k = 0;
     for (; k + 4 <= depth; k += 4, b += 64 * vectors) {
@@ -171,8 +175,8 @@ INLINE void tile(int rows, int vectors, __mmask16 last, int64_t depth, const int
 #undef STORE
 }
 
-#define TILE(rows, vectors)                                                                                          \
-    for (; i + (rows) <= m; i += (rows))                                                                             \
+#define TILE(rows, vectors)                                                                                                 \
+    for (; i + (rows) <= m; i += (rows))                                                                                    \
     tile(rows, vectors, last, depth, a + i * lda, lda, b, start + i, c + i * ldc, ldc, accumulate)
 
 /* n <= 64 columns of c from one panel. */
@@ -205,16 +209,16 @@ TARGET static void multiply_panel(int64_t m, int64_t n, int64_t depth, const int
     }
 }
 
-TARGET static void gemm_packed(int64_t m, int64_t n, int64_t depth, const int8_t *a, int64_t lda, const void *packed, int32_t *c,
-                               int64_t ldc)
+TARGET static void gemm_packed(int64_t m, int64_t n, int64_t depth, const int8_t *a, int64_t lda, const void *packed,
+                               int32_t *c, int64_t ldc)
 {
     for (int64_t i = 0; i < m; i += ROWS) {
         const int64_t rows = min_i64(ROWS, m - i);
         int32_t start[ROWS];
         row_corrections(rows, depth, a + i * lda, lda, start);
         for (int64_t j = 0; j < n; j += GEMM_PANEL)
-            multiply_panel(rows, min_i64(GEMM_PANEL, n - j), depth, a + i * lda, lda, (const uint8_t *)packed + packed_bytes(j, depth),
-                           start, c + i * ldc + j, ldc, false);
+            multiply_panel(rows, min_i64(GEMM_PANEL, n - j), depth, a + i * lda, lda,
+                           (const uint8_t *)packed + packed_bytes(j, depth), start, c + i * ldc + j, ldc, false);
     }
 }
 
@@ -230,7 +234,8 @@ TARGET static void gemm_s8(int64_t m, int64_t n, int64_t depth, const int8_t *a,
                 const int64_t rows = min_i64(ROWS, m - i);
                 int32_t start[ROWS];
                 row_corrections(rows, part, a + i * lda + k, lda, start);
-                multiply_panel(rows, columns, part, a + i * lda + k, lda, packed, start, c + i * ldc + j, ldc, accumulate || k > 0);
+                multiply_panel(rows, columns, part, a + i * lda + k, lda, packed, start, c + i * ldc + j, ldc,
+                               accumulate || k > 0);
             }
         }
 }
@@ -278,8 +283,8 @@ INLINE void store_clamped(int8_t *y, __mmask16 inside, __m512i x, int32_t zero_p
 
 INLINE __m512i load_s8(__mmask16 inside, const int8_t *x) { return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(inside, x)); }
 
-TARGET static void requantize(int64_t n, const int32_t *acc, const int32_t *bias, const int32_t *multiplier, const int8_t *shift,
-                              int32_t zero_point, int32_t low, int32_t high, int8_t *q)
+TARGET static void requantize(int64_t n, const int32_t *acc, const int32_t *bias, const int32_t *multiplier,
+                              const int8_t *shift, int32_t zero_point, int32_t low, int32_t high, int8_t *q)
 {
     for (int64_t j = 0; j < n; j += 16) {
         const __mmask16 in = mask16(n - j);
@@ -302,8 +307,8 @@ TARGET static void add_s8(int64_t n, const int8_t *a, const int8_t *b, int32_t z
     }
 }
 
-TARGET static void mul_s8(int64_t n, const int8_t *a, const int8_t *b, int32_t za, int32_t zb, int32_t zy, rescale r, int32_t low,
-                          int32_t high, int8_t *y)
+TARGET static void mul_s8(int64_t n, const int8_t *a, const int8_t *b, int32_t za, int32_t zb, int32_t zy, rescale r,
+                          int32_t low, int32_t high, int8_t *y)
 {
     for (int64_t j = 0; j < n; j += 16) {
         const __mmask16 in = mask16(n - j);

@@ -7,7 +7,7 @@
 
 void lexer_init(lexer *l, mera_context *ctx, const char *what, const char *text, size_t bytes)
 {
-    *l = (lexer){ctx, what, text, text + bytes, text, 1};
+    *l = (lexer){ctx, what, text, text + bytes, text, 1, text, 1};
 }
 
 mera_status lexer_fail(lexer *l, const char *format, ...)
@@ -17,8 +17,8 @@ mera_status lexer_fail(lexer *l, const char *format, ...)
     va_start(args, format);
     vsnprintf(sentence, sizeof sentence, format, args);
     va_end(args);
-    return fail(l->ctx, MERA_INVALID_ARGUMENT, "%s text, line %d, column %d: %s", l->what, l->line, (int)(l->at - l->line_start) + 1,
-                sentence);
+    return fail(l->ctx, MERA_INVALID_ARGUMENT, "%s text, line %d, column %d: %s", l->what, l->line,
+                (int)(l->at - l->line_start) + 1, sentence);
 }
 
 mera_status lexer_blame(lexer *l, mera_status status)
@@ -26,12 +26,13 @@ mera_status lexer_blame(lexer *l, mera_status status)
     if (status == MERA_OK || status == MERA_OUT_OF_MEMORY) return status;
     char sentence[700];
     snprintf(sentence, sizeof sentence, "%s", mera_last_error(l->ctx));
-    return fail(l->ctx, status, "%s text, line %d: %s", l->what, l->line, sentence);
+    return fail(l->ctx, status, "%s text, line %d: %s", l->what, l->token_line, sentence);
 }
 
 /* Skips white space and comments, # to the end of the line. */
 static void skip(lexer *l)
 {
+    if (l->at != l->skipped) l->token_line = l->line;
     for (; l->at < l->end; l->at++) {
         if (*l->at == '\n') {
             l->line++;
@@ -39,9 +40,10 @@ static void skip(lexer *l)
         } else if (*l->at == '#') {
             while (l->at + 1 < l->end && l->at[1] != '\n') l->at++;
         } else if (*l->at != ' ' && *l->at != '\t' && *l->at != '\r') {
-            return;
+            break;
         }
     }
+    l->skipped = l->at;
 }
 
 bool lexer_done(lexer *l)
@@ -192,7 +194,8 @@ mera_status lexer_string(lexer *l, arena *memory, const char **string)
         at++;
         if (*at == '"' || *at == '\\') {
             *to++ = *at;
-        } else if (*at == 'x' && end - at > 2 && hex_digit(at[1]) >= 0 && hex_digit(at[2]) >= 0 && (at[1] != '0' || at[2] != '0')) {
+        } else if (*at == 'x' && end - at > 2 && hex_digit(at[1]) >= 0 && hex_digit(at[2]) >= 0 &&
+                   (at[1] != '0' || at[2] != '0')) {
             *to++ = (char)(hex_digit(at[1]) * 16 + hex_digit(at[2]));
             at += 2;
         } else {

@@ -9,6 +9,8 @@ typedef struct lexer {
     const char *what; /* of the text, for messages: "graph" */
     const char *at, *end, *line_start;
     int line;
+    const char *skipped; /* where the last skipping of white space ended */
+    int token_line;      /* where the last token ended */
 } lexer;
 
 void lexer_init(lexer *l, mera_context *ctx, const char *what, const char *text, size_t bytes);

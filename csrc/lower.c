@@ -55,8 +55,7 @@ mera_status load_constant(compiler *c, const block *b, int64_t offset, int64_t b
 
 /* ---- moves between DRAM and SRAM ---- */
 
-/* A 3-deep nest of runs: count, DRAM stride and SRAM stride of each level. */
-static mera_status add_move(compiler *c, const block *b, bool load, int32_t dram, int64_t dram_offset, int32_t sram, int64_t sram_offset,
+mera_status add_move(compiler *c, const block *b, bool load, int32_t dram, int64_t dram_offset, int32_t sram, int64_t sram_offset,
                             int64_t run, const int64_t count[3], const int64_t d[3], const int64_t s[3])
 {
     job *j;
@@ -123,6 +122,7 @@ static mera_status input_operand(compiler *c, block *b, int k, operand *o)
 {
     const int32_t tensor = k == 2 ? b->l->residual : b->l->in[k];
     if (!c->roots.at[c->places[tensor].root].dram) return resident_operand(c, tensor, b, o);
+    if (node_at(c, b->l->node)->op == OP_MEAN) return MERA_OK; /* lower_window takes it in slices of channels */
     if (k == 1 && tensor == b->l->in[0]) {
         *o = b->in[0];
         return MERA_OK;

@@ -20,6 +20,7 @@ typedef struct conv_state {
     VEC(piece) pieces;
     VEC(chunk) chunks;
     int64_t widest; /* output channels of the widest tile */
+    int64_t bytes; /* of all weights */
     bool split;   /* some tile has several pieces */
     bool keep;    /* loaded chunks stay until the layer ends */
 } conv_state;
@@ -102,7 +103,6 @@ static mera_status pack_weights(compiler *c, const layer *l, conv_state *state)
         state->widest = max_i64(state->widest, tile.co);
         TRY(split_tile(c, state, t, &tile));
     }
-    int64_t total = 0;
     for (size_t first = 0; first < state->pieces.count;) {
         int64_t bytes = 0;
         size_t end = first;
@@ -120,10 +120,10 @@ static mera_status pack_weights(compiler *c, const layer *l, conv_state *state)
         for (size_t i = first; i < end; i++)
             pack_piece(c, l, &state->shape, &state->pieces.at[i], (int8_t *)c->constants.at + k.dram + state->pieces.at[i].offset);
         if (!vec_push(c->ctx, &state->chunks, k)) return out_of_memory(c->ctx);
-        total += bytes;
+        state->bytes += bytes;
         first = end;
     }
-    state->keep = l->block_rows ? l->keep_weights : !state->split || total <= c->platform.sram_bytes / 4;
+    state->keep = l->block_rows ? l->keep_weights : !state->split || state->bytes <= c->platform.sram_bytes / 4;
     return MERA_OK;
 }
 
@@ -320,8 +320,7 @@ static mera_status cut_part(compiler *c, const geometry *g, int64_t row0, int64_
 static mera_status emit_all(compiler *c, block *b, conv_state *state, const geometry *g, split s, tile_vec *parts)
 {
     const size_t count = state->pieces.count;
-    const bool rows_outer = !state->split && c->constants.count && state->keep &&
-                            state->chunks.count * (size_t)c->chunk_bytes <= (size_t)max_i64(c->platform.sram_bytes / 8, c->chunk_bytes);
+    const bool rows_outer = !state->split && state->keep && state->bytes <= c->platform.sram_bytes / 8;
     size_t longest = 0;
     for (int64_t part = 0; part < s.row_parts; part++) longest = parts[part].count > longest ? parts[part].count : longest;
     if (rows_outer) { /* rows finish one after the other, so that the next layer can begin */

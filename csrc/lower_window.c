@@ -97,6 +97,7 @@ static mera_status emit(compiler *c, const block *b, const window_shape *s, cons
     TRY(add_job(c, b, DNA_OP_WINDOW, unit_queue(unit, UNIT_WINDOW), &j));
     int64_t *f = j->i.f;
     f[WINDOW_mode] = s->mode;
+    f[WINDOW_first] = f[WINDOW_last] = 1;
     job_address(j, WINDOW_in, in->buffer, in->offset + image * in->sn);
     f[WINDOW_in_rows] = in->rows;
     f[WINDOW_in_row_bytes] = (x->shape[2] - 1) * in->sw + channels;
@@ -150,9 +151,48 @@ static mera_status emit(compiler *c, const block *b, const window_shape *s, cons
     return MERA_OK;
 }
 
+/* The mean of an image that lives in DRAM: a word of channels after the other, a few rows of it at a time; the window unit
+ * keeps the sums in between. */
+static mera_status lower_mean_slices(compiler *c, block *b, const window_shape *s)
+{
+    const graph_tensor *x = tensor_at(c, b->l->in[0]);
+    const place *p = &c->places[b->l->in[0]];
+    const int64_t h = x->shape[1], w = x->shape[2], channels = x->shape[3], units = c->platform.units;
+    int unit = 0;
+    if (!b->state) {
+        window_part none = {0};
+        b->state = c;
+        TRY(pack(c, b, &none, 1));
+    }
+    for (int64_t c0 = 0; c0 < channels; c0 += c->platform.array) {
+        const int64_t lanes = min_i64(c->platform.array, channels - c0), row = w * lanes;
+        const int64_t rows = min_i64(h, max_i64(1, c->platform.sram_bytes / 16 / units / row));
+        for (int64_t y = 0; y < h; y += rows) {
+            const int64_t some = min_i64(rows, h - y), count[3] = {1, some, w}, d[3] = {0, p->sh, p->sw}, t[3] = {0, row, lanes};
+            const window_part part = {.channels = lanes};
+            block slice = *b;
+            slice.in[0] = (operand){.tensor = b->l->in[0], .sh = row, .sw = lanes, .rows = some};
+            slice.out.offset += c0;
+            TRY(add_buffer(c, BUFFER_STAGE, x->name, some * row, &slice.in[0].buffer));
+            c->buffers.at[slice.in[0].buffer].load = (int64_t)c->jobs.count;
+            c->buffers.at[slice.in[0].buffer].loads = 1;
+            TRY(add_move(c, b, true, c->roots.at[p->root].dram_buffer, p->offset + b->n0 * p->sn + y * p->sh + c0, slice.in[0].buffer, 0, lanes,
+                         count, d, t));
+            TRY(emit(c, &slice, s, &part, unit, 0, b->y0, 1));
+            int64_t *f = c->jobs.at[c->jobs.count - 1].i.f;
+            f[WINDOW_kh] = some;
+            f[WINDOW_first] = y == 0;
+            f[WINDOW_last] = y + some == h;
+        }
+        unit = (unit + 1) % (int)units;
+    }
+    return MERA_OK;
+}
+
 mera_status lower_window(compiler *c, block *b)
 {
     const window_shape s = shape_of(c, b->l);
+    if (s.mode == 3 && c->roots.at[c->places[b->l->in[0]].root].dram) return lower_mean_slices(c, b, &s);
     const int64_t channels = tensor_at(c, b->l->out)->shape[3], units = c->platform.units, array = c->platform.array;
     const int64_t total = b->images * b->rows;
     /* Rows give the better split; with too few of them the lanes are split, too. */

@@ -14,16 +14,17 @@ static const struct {
     dna_op op;
     const char *name;
     int64_t initial;
-} attrs[] = { /* those of one operator stand together, in its order */
+} attrs[] = {
+    /* those of one operator stand together, in its order */
 #define MERA_OP(NAME, name, min_inputs, max_inputs, doc)
 #define MERA_ATTR(NAME, name, default) {OP_##NAME, #name, default},
 #include "dna_ops.def"
 };
 enum { ATTR_ROWS = sizeof attrs / sizeof *attrs };
 
-#define MERA_OP(NAME, name, min_inputs, max_inputs, doc) \
+#define MERA_OP(NAME, name, min_inputs, max_inputs, doc)                                                                    \
     _Static_assert((max_inputs) <= DNA_MAX_INPUTS, "DNA_MAX_INPUTS is too small for " #NAME);
-#define MERA_ATTR(NAME, name, default) \
+#define MERA_ATTR(NAME, name, default)                                                                                      \
     _Static_assert((int)ATTR_##NAME##_##name < DNA_MAX_ATTRS, "DNA_MAX_ATTRS is too small for " #NAME);
 #include "dna_ops.def"
 

@@ -17,7 +17,7 @@ typedef struct team {
     void *user;
     _Atomic int64_t next; /* the current step << STEP_SHIFT | its next task */
     _Atomic int64_t done; /* tasks, of all steps */
-    int64_t target;       /* done when the current step is complete; written before next, by the one thread that ends a step */
+    int64_t target; /* done when the current step is complete; written before next, by the one thread that ends a step */
 } team;
 
 int parallel_threads(void)
@@ -46,7 +46,8 @@ static void work(team *t, int thread)
             if (++spins > SPINS) sched_yield();
             continue;
         }
-        if (!atomic_compare_exchange_weak_explicit(&t->next, &next, next + 1, memory_order_acquire, memory_order_relaxed)) continue;
+        if (!atomic_compare_exchange_weak_explicit(&t->next, &next, next + 1, memory_order_acquire, memory_order_relaxed))
+            continue;
         spins = 0;
         const int64_t target = t->target;
         t->run(t->user, step, task, thread);
@@ -54,8 +55,8 @@ static void work(team *t, int thread)
     }
 }
 
-void parallel_steps(int threads, int64_t steps, const int64_t *tasks, void (*run)(void *user, int64_t step, int64_t task, int thread),
-                    void *user)
+void parallel_steps(int threads, int64_t steps, const int64_t *tasks,
+                    void (*run)(void *user, int64_t step, int64_t task, int thread), void *user)
 {
     team t = {.steps = steps, .tasks = tasks, .run = run, .user = user};
     advance(&t, 0);
@@ -71,8 +72,8 @@ void parallel_steps(int threads, int64_t steps, const int64_t *tasks, void (*run
 
 int parallel_threads(void) { return 1; }
 
-void parallel_steps(int threads, int64_t steps, const int64_t *tasks, void (*run)(void *user, int64_t step, int64_t task, int thread),
-                    void *user)
+void parallel_steps(int threads, int64_t steps, const int64_t *tasks,
+                    void (*run)(void *user, int64_t step, int64_t task, int thread), void *user)
 {
     (void)threads;
     for (int64_t step = 0; step < steps; step++)

@@ -123,7 +123,8 @@ static int64_t stage_bytes(const compiler *c, const layer *l, int64_t rows)
         int64_t y0, y1;
         const int64_t middle = (y->shape[1] - o1) / 2; /* a block away from the borders needs the most rows */
         layer_input_rows(c, l, k, middle, middle + o1, &y0, &y1);
-        bytes += min_i64(y1 - y0 + 1, s[1]) * s[2] * s[3];
+        if (node_at(c, l->node)->op == OP_MEAN) bytes += s[2] * min_i64(s[3], c->platform.array); /* comes in slices */
+        else bytes += min_i64(y1 - y0 + 1, s[1]) * s[2] * s[3];
     }
     if (tensor_in_dram(c, l->out)) bytes += o1 * y->shape[2] * y->shape[3];
     return bytes;

@@ -4,8 +4,8 @@
 #include "core.h"
 
 static const mera_platform platforms[] = {
-#define MERA_PLATFORM(name, units, array, clock_mhz, sram_kib, dram_gbps, bf16, banks, latency) \
-    {name, units, array, clock_mhz, (int64_t)(sram_kib) * 1024, dram_gbps, bf16, banks, latency},
+#define MERA_PLATFORM(name, units, array, clock_mhz, sram_kib, dram_gbps, bf16, banks, latency)                             \
+    {name, units, array, clock_mhz, (int64_t)(sram_kib)*1024, dram_gbps, bf16, banks, latency},
 #include "dna_arch.def"
 };
 enum { PLATFORM_COUNT = sizeof platforms / sizeof *platforms };
@@ -54,13 +54,12 @@ mera_status mera_platform_check(mera_context *ctx, const mera_platform *p)
 {
     if (!memchr(p->name, '\0', sizeof p->name) || p->name[0] == '\0')
         return fail(ctx, MERA_INVALID_ARGUMENT, "platform: name must be 1 to %d bytes", (int)sizeof p->name - 1);
-#define REQUIRE(ok, sentence, format, value)                                                                      \
-    if (!(ok))                                                                                                    \
-    return fail(ctx, MERA_INVALID_ARGUMENT, "platform '%s': " sentence ", got " format, p->name, value)
+#define REQUIRE(ok, sentence, format, value)                                                                                \
+    if (!(ok)) return fail(ctx, MERA_INVALID_ARGUMENT, "platform '%s': " sentence ", got " format, p->name, value)
     REQUIRE(p->units >= 1 && p->units <= 16, "units must be 1 to 16", "%d", p->units);
     REQUIRE(power_of_two(p->array) && p->array >= 16 && p->array <= 128, "array must be 16, 32, 64 or 128", "%d", p->array);
-    REQUIRE(isfinite(p->clock_mhz) && p->clock_mhz >= 0.001 && p->clock_mhz <= 100000, "clock_mhz must be 0.001 to 100000", "%g",
-            p->clock_mhz);
+    REQUIRE(isfinite(p->clock_mhz) && p->clock_mhz >= 0.001 && p->clock_mhz <= 100000, "clock_mhz must be 0.001 to 100000",
+            "%g", p->clock_mhz);
     REQUIRE(p->sram_bytes >= 1024 && p->sram_bytes <= (int64_t)1 << 30 && p->sram_bytes % 1024 == 0,
             "sram_bytes must be a multiple of 1024 from 1024 to 1 GiB", "%lld", (long long)p->sram_bytes);
     REQUIRE(isfinite(p->dram_gbps) && p->dram_gbps > 0 && p->dram_gbps <= 100000,
@@ -71,8 +70,8 @@ mera_status mera_platform_check(mera_context *ctx, const mera_platform *p)
     REQUIRE(p->bf16 == 0 || p->bf16 == 1, "bf16 must be 0 or 1", "%d", p->bf16);
     REQUIRE(power_of_two(p->sram_banks) && p->sram_banks >= 4 && p->sram_banks <= 256,
             "sram_banks must be a power of two from 4 to 256", "%d", p->sram_banks);
-    REQUIRE(p->dram_latency_cycles >= 0 && p->dram_latency_cycles <= 100000,
-            "dram_latency_cycles must be 0 to 100000", "%d", p->dram_latency_cycles);
+    REQUIRE(p->dram_latency_cycles >= 0 && p->dram_latency_cycles <= 100000, "dram_latency_cycles must be 0 to 100000", "%d",
+            p->dram_latency_cycles);
 #undef REQUIRE
     return MERA_OK;
 }

@@ -77,10 +77,10 @@ mera_status program_validate(mera_program *p)
             if (a[k].dram && a[k].write && a[k].low < p->constant_bytes)
                 return fail(ctx, MERA_CORRUPT, "instruction %lld writes into the constants", (long long)i);
         in_queue[p->code[i].queue]++;
-        if (p->code[i].opcode != DNA_OP_CONV) continue;
-        if ((p->code[i].f[CONV_first] != 0) == open[p->code[i].queue])
-            return fail(ctx, MERA_CORRUPT, "instruction %lld: reductions of one array are nested or begin in the middle", (long long)i);
-        open[p->code[i].queue] = !p->code[i].f[CONV_last];
+        if (p->code[i].opcode != DNA_OP_CONV && p->code[i].opcode != DNA_OP_WINDOW) continue;
+        if (instr_first(&p->code[i]) == open[p->code[i].queue])
+            return fail(ctx, MERA_CORRUPT, "instruction %lld: reductions of one unit are nested or begin in the middle", (long long)i);
+        open[p->code[i].queue] = !instr_last(&p->code[i]);
     }
     for (int q = 0; q < MAX_QUEUES; q++)
         if (open[q]) return fail(ctx, MERA_CORRUPT, "a reduction is never drained");

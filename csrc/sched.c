@@ -215,7 +215,7 @@ static mera_status complete(scheduler *s, int32_t node)
     return MERA_OK;
 }
 
-static bool accumulates(const job *j) { return j->i.opcode == DNA_OP_CONV && !(j->i.f[CONV_first] && j->i.f[CONV_last]); }
+static bool accumulates(const job *j) { return !(instr_first(&j->i) && instr_last(&j->i)); }
 
 /* The job that the queue may start now, or -1. */
 static int32_t pick(scheduler *s, int queue)
@@ -250,7 +250,7 @@ static mera_status start(scheduler *s, int32_t id, int64_t now)
     }
     s->free_at[queue] = idle;
     s->started[id] = true;
-    s->locked[queue] = j->i.opcode == DNA_OP_CONV && !j->i.f[CONV_last];
+    s->locked[queue] = !instr_last(&j->i);
     c->order[s->done++] = id;
     if (!heap_push(c->ctx, &s->events, idle, -1 - queue) || !heap_push(c->ctx, &s->events, end, id)) return out_of_memory(c->ctx);
     return MERA_OK;

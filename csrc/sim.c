@@ -8,6 +8,7 @@ static void destroy(mera_object *object)
     ctx_free(ctx, s->sram);
     ctx_free(ctx, s->dram);
     ctx_free(ctx, s->accumulators);
+    ctx_free(ctx, s->window_sums);
     ctx_free(ctx, s->scratch);
     arena_free(&s->memory);
     ctx_free(ctx, s);
@@ -34,12 +35,14 @@ mera_status mera_simulator_create(mera_program *program, mera_simulator **simula
     s->sram = ctx_alloc_zeroed(ctx, (size_t)f->sram_bytes);
     s->dram = ctx_alloc_zeroed(ctx, (size_t)program->dram_bytes);
     s->accumulators = ctx_alloc_zeroed(ctx, sizeof(int32_t) * DNA_ACCUMULATORS * (size_t)f->array * (size_t)f->units);
+    s->window_sums = ctx_alloc(ctx, 2 * sizeof(int32_t) * (size_t)f->array * (size_t)f->units);
     s->scratch = ctx_alloc(ctx, s->scratch_bytes);
     object_attach(ctx, &s->object, destroy);
-    if (!s->sram || !s->dram || !s->accumulators || !s->scratch) {
+    if (!s->sram || !s->dram || !s->accumulators || !s->window_sums || !s->scratch) {
         mera_simulator_destroy(s);
         return out_of_memory(ctx);
     }
+    memset(s->window_sums, 0, 2 * sizeof(int32_t) * (size_t)f->array * (size_t)f->units);
     memcpy(s->dram, program->constants, (size_t)program->constant_bytes);
     *simulator = s;
     return MERA_OK;

@@ -13,6 +13,7 @@ struct mera_simulator {
     uint8_t *sram, *dram; /* dram: constants, inputs, outputs, scratch */
     /* execution */
     int32_t *accumulators; /* [unit][512][W] */
+    int32_t *window_sums;  /* [unit][2][W]: sums and counts of a mean in several instructions */
     uint8_t *scratch;
     size_t scratch_bytes;
     /* timing */

@@ -199,6 +199,21 @@ static void window_run(const mera_simulator *s, const int64_t *f, int64_t y, int
     }
 }
 
+/* Adds what the instructions before have kept; false if this one keeps its sums, too, and writes nothing. */
+static bool carry(mera_simulator *s, const instr *i, int64_t n, int32_t *acc, int32_t *count)
+{
+    if (instr_first(i) && instr_last(i)) return true;
+    const int64_t array = s->program->platform.array;
+    int32_t *sums = s->window_sums + 2 * array * ((i->queue - QUEUE_UNITS) / UNIT_QUEUES), *counts = sums + array;
+    for (int64_t j = 0; j < n && !instr_first(i); j++) {
+        acc[j] = (int32_t)((uint32_t)acc[j] + (uint32_t)sums[j]);
+        count[j] = (int32_t)((uint32_t)count[j] + (uint32_t)counts[j]);
+    }
+    memcpy(sums, acc, 4 * (size_t)n);
+    memcpy(counts, count, 4 * (size_t)n);
+    return instr_last(i);
+}
+
 static void exec_window(mera_simulator *s, const instr *i)
 {
     const int64_t *f = i->f, mode = f[WINDOW_mode], channels = f[WINDOW_channels], taps = f[WINDOW_kh] * f[WINDOW_kw];
@@ -222,6 +237,7 @@ static void exec_window(mera_simulator *s, const instr *i)
             for (int64_t ox = 0; ox < f[WINDOW_ow]; ox++) {
                 int8_t *out = (int8_t *)s->sram + f[WINDOW_out] + oy * f[WINDOW_out_pitch] + ox * f[WINDOW_out_step] + lane;
                 window_run(s, f, f[WINDOW_iy0] + oy * f[WINDOW_sy], f[WINDOW_ix0] + ox * f[WINDOW_sx] + lane, n, weights, acc, count, most);
+                if (!carry(s, i, n, acc, count)) continue;
                 if (mode == 0) k->requantize(n, acc, bias, multiplier, shift, zero, low, high, out);
                 for (int64_t j = 0; j < n && mode == 1; j++) out[j] = (int8_t)clamp_i32(most[j], low, high);
                 for (int64_t j = 0; j < n && mode == 2; j++)

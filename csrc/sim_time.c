@@ -426,7 +426,7 @@ static void step_window(machine *k, int unit)
             const int64_t row = f[WINDOW_iy0] + x->c * f[WINDOW_sy] + (first + r) * f[WINDOW_dy];
             if (row >= 0 && row < f[WINDOW_in_rows]) want(k, x, &x->ports[r], f[WINDOW_in] + row * f[WINDOW_in_pitch] + low, high - low, false);
         }
-        if (x->d + 1 == f[WINDOW_kw] * triples)
+        if (f[WINDOW_last] && x->d + 1 == f[WINDOW_kw] * triples)
             want(k, x, NULL, f[WINDOW_out] + x->c * f[WINDOW_out_pitch] + x->b * f[WINDOW_out_step] + x->a * k->array, lanes, true);
         serve(k, x);
         if (++x->d < f[WINDOW_kw] * triples) return;

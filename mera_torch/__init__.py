@@ -6,6 +6,7 @@ The names below are loaded when first used, so that the parts without torch work
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from mera_torch.errors import (
@@ -67,7 +68,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'mera_torch' has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    module = _LAZY[name]
+    if name == "load" and find_spec("torch") is None:
+        module = "mera_torch.lite"
+    return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:

@@ -155,6 +155,22 @@ def report(
 
 
 @app.command()
+def dump(
+    file: Annotated[Path, typer.Argument(help="A deployment, a .pt2 file, a DNA graph or a program.")],
+    stage: Annotated[str, typer.Option(help="graph, fuse, tile, lower, alloc, schedule or isa.")] = "isa",
+    platform: Annotated[str | None, typer.Option(help="Default: the deployment's own, else SAKURA_1.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="Of the compiler, such as max_tile_height=4.")] = None,
+    data: Annotated[bool, typer.Option("--data", help="Stage graph: with the constants' data.")] = False,
+) -> None:
+    """One stage of the compiler as text: what it decided, for every layer, buffer, job or instruction."""
+    from .dump import dump as dumped
+    from .dump import parse_options
+
+    for name, text in dumped(file, stage, platform, parse_options(option or []), data):
+        typer.echo(f"# {name}\n{text}")
+
+
+@app.command()
 def zoo() -> None:
     """The real weights and data that can be fetched, and where they are kept."""
     from . import zoo as artifacts

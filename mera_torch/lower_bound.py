@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import fx
-
-from .ops.common import origins, shape
-from .ops.conv import conv2d, linear
 from .platform import Platform
+
+if TYPE_CHECKING:
+    from torch import fx
 
 MULTIPLYING = ("conv1d", "conv2d", "convolution", "linear", "addmm", "mm", "matmul")
 
@@ -25,6 +24,9 @@ def work(nodes: Iterable[fx.Node], inputs: Sequence[fx.Node], outputs: Sequence[
     Activations and weights have 1 byte an element, biases 4 bytes a channel. Scalings that run as convolutions (batch
     norm, averages) count as no MACs, for the network as written has none there.
     """
+    from .ops.common import origins, shape  # here, since lower_bound_cycles() must do without torch
+    from .ops.conv import conv2d, linear
+
     macs = 0
     traffic = sum(math.prod(shape(node)) for node in (*inputs, *outputs))
     for node in nodes:

@@ -105,7 +105,7 @@ def apply_scale(x: Int64, multiplier: npt.ArrayLike, shift: npt.ArrayLike) -> In
     x = wrap_int32(x << left)
     half = np.int64(1) << (right - 1)
     twice = np.where(right > 31, np.where(x >= 0, 1 << 30, -(1 << 30)), 0)
-    return (x * np.asarray(multiplier, np.int64) + half + twice) >> right
+    return np.asarray((x * np.asarray(multiplier, np.int64) + half + twice) >> right, np.int64)
 
 
 def rescale(x: Int64, real: npt.ArrayLike) -> Int64:
@@ -242,7 +242,7 @@ def reshape(call: Call) -> Int8:
 
 
 def transpose(call: Call) -> Int8:
-    return call.values[0].transpose([call.attrs[f"perm_{i}"] for i in range(4)]).astype(np.int8)
+    return np.asarray(call.values[0].transpose([call.attrs[f"perm_{i}"] for i in range(4)]), np.int8)
 
 
 def resize_nearest(call: Call) -> Int8:

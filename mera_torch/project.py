@@ -10,8 +10,6 @@ explanation.txt     where each operator runs, and why
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 import shutil
 import tempfile
@@ -28,18 +26,17 @@ from torch.utils import _pytree as pytree
 from . import native
 from .backend.capture import InputSpec
 from .backend.host import HostGraph, decode, encode, steps_from_json, steps_to_json
-from .backend.region import DnaRegion, check_target, port_from
+from .backend.region import DnaRegion, check_target
 from .backend.runtime import Runner
 from .config import BuildConfig, build_config
 from .errors import CorruptFileError, InvalidModelError, MeraError
+from .files import FORMAT, MALFORMED, MANIFEST, VERSION, load_regions, read_files, read_manifest, seal
 from .lower_bound import lower_bound_cycles
 from .platform import Platform
 
 if TYPE_CHECKING:
     from .compile import Built
 
-VERSION = 1
-MANIFEST = "deployment.json"
 DUMP_STAGES = ("graph", "fuse", "tile", "lower", "alloc", "schedule", "isa")
 
 
@@ -89,7 +86,7 @@ class Deployment:
         """Writes a built model. Raises MeraError if it cannot be written; nothing is left then."""
         files = _files(built, target, config)
         manifest = {
-            "format": "mera_torch deployment",
+            "format": FORMAT,
             "version": VERSION,
             "core": native.core_version(),
             "platform": asdict(built.platform),
@@ -103,7 +100,7 @@ class Deployment:
             "explanation": str(built.explanation),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
-        files[MANIFEST] = _seal(manifest)
+        files[MANIFEST] = seal(manifest)
         path = Path(output_dir)
         _write(path, files, overwrite)
         return Deployment(path, manifest, built.graph, built.regions)
@@ -116,19 +113,16 @@ def load(path: str | os.PathLike[str]) -> Deployment:
     another version. Loading runs no code from the files.
     """
     folder = Path(path)
-    if not (folder / MANIFEST).is_file():
-        raise InvalidModelError(f"{os.fspath(path)!r} is no deployment: it has no {MANIFEST}")
-    manifest = _unseal(folder / MANIFEST)
+    manifest = read_manifest(folder)
     try:
-        data = {name: _read(folder / name, digest) for name, digest in _file_names(manifest).items()}
-        constants = safetensors.torch.load(data.pop("host.safetensors"))
-        machine = Platform(**manifest["platform"])
-        regions = [_load_region(row, data, machine) for row in manifest["regions"]]
+        data = read_files(folder, manifest)
+        constants = safetensors.torch.load(data["host.safetensors"])
+        regions = load_regions(manifest, data)
         graph = steps_from_json(manifest["host"], constants, len(regions))
         return Deployment(folder, manifest, graph, regions)
     except MeraError as error:
         raise CorruptFileError(f"deployment {os.fspath(path)!r}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, safetensors.SafetensorError) as error:
+    except (*MALFORMED, safetensors.SafetensorError) as error:
         raise CorruptFileError(f"deployment {os.fspath(path)!r}: {MANIFEST} is malformed: {error}") from error
 
 
@@ -196,68 +190,6 @@ def _write(path: Path, files: Mapping[str, bytes], overwrite: bool) -> None:
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _seal(manifest: Mapping[str, Any]) -> bytes:
-    """The manifest and the checksum of its text."""
-    text = json.dumps(manifest, indent=1)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return f'{{"sha256": "{digest}", "deployment": {text}}}\n'.encode()
-
-
-def _unseal(path: Path) -> dict[str, Any]:
-    try:
-        sealed = json.loads(path.read_text(encoding="utf-8"))
-        manifest: dict[str, Any] = sealed["deployment"]
-        digest = hashlib.sha256(json.dumps(manifest, indent=1).encode()).hexdigest()
-        good = digest == sealed["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptFileError(f"{str(path)!r} cannot be read: {error}") from error
-    if not good:
-        raise CorruptFileError(f"{str(path)!r} was altered: its checksum does not match")
-    if manifest.get("version") != VERSION:
-        raise CorruptFileError(f"{str(path)!r} is of version {manifest.get('version')}, this is version {VERSION}")
-    return manifest
-
-
-def _file_names(manifest: Mapping[str, Any]) -> dict[str, str]:
-    found = {str(name): str(digest) for name, digest in manifest["files"].items()}
-    for name in found:
-        if os.path.basename(name) != name or name in (".", ".."):
-            raise ValueError(f"file name {name!r} leaves the folder")
-    return found
-
-
-def _read(path: Path, digest: str) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CorruptFileError(f"{path.name} cannot be read: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise CorruptFileError(f"{path.name} was truncated or altered: its checksum does not match")
-    return data
-
-
-def _load_region(row: Mapping[str, Any], data: Mapping[str, bytes], machine: Platform) -> DnaRegion:
-    name = str(row["name"])
-    graph = native.Graph.load(data[f"{name}.graph"])
-    inputs, outputs = ([port_from(p) for p in row[side]] for side in ("inputs", "outputs"))
-    index = [int(i) for i in row["output_index"]]
-    if [p.dna for p in inputs] != [t.shape for t in graph.inputs]:
-        raise ValueError(f"{name}: its inputs are not those of its graph")
-    shapes = [t.shape for t in graph.outputs]
-    if len(index) != len(outputs) or any(
-        not 0 <= i < len(shapes) or math.prod(p.dna) != math.prod(shapes[i])
-        for i, p in zip(index, outputs, strict=True)
-    ):
-        raise ValueError(f"{name}: its outputs are not those of its graph")
-    rows = {str(key): (str(a), str(b), str(c)) for key, (a, b, c) in row["rows"].items()}
-    bound = {str(key): int(n) for key, n in row["lower_bound"].items()}
-    options = {str(key): int(n) for key, n in row["options"].items()}
-    region = DnaRegion(name, graph, inputs, outputs, index, machine, options, rows, bound)
-    if f"{name}.dna" in data:
-        region.adopt(native.Program.load(data[f"{name}.dna"]))
-    return region
 
 
 # ---- interface ----

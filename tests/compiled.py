@@ -32,10 +32,16 @@ def built(module: nn.Module, *inputs: Tensor) -> Built:
     return build(capture(module, inputs), SETTINGS)
 
 
-def run(result: Built, *inputs: Tensor, target: str = "InterpreterHw") -> list[Any]:
-    """The flat outputs."""
+def run(result: Built, *inputs: Tensor) -> list[Any]:
+    """The flat outputs, which InterpreterHw and Simulator must agree on."""
+    dead = last_uses(result.graph, result.regions)
     with torch.no_grad():
-        return run_steps(result.graph, result.regions, target, inputs, last_uses(result.graph, result.regions))
+        found, simulated = (
+            run_steps(result.graph, result.regions, target, inputs, dead) for target in ("InterpreterHw", "Simulator")
+        )
+    for a, b in zip(found, simulated, strict=True):
+        assert a is b or torch.equal(a, b), "InterpreterHw and Simulator differ"
+    return found
 
 
 def steps_apart(module: nn.Module, *inputs: Tensor) -> tuple[float, Built]:

@@ -1,4 +1,4 @@
-"""Shared by the tests of compiler and program: small machines, small graphs as text, and what is known of their programs."""
+"""Shared by the tests of compiler and program: small machines, small graphs as text, and their code."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def convolution(n: int = 1, h: int = 8, w: int = 8, ci: int = 16, co: int = 16, 
     tensor %2 "b" int32[1, 1, 1, {co}] = random(2)
     tensor %3 "y" int8[{n}, {h}, {w}, {co}]
     input %0
-    %3 "conv" = conv2d(%0, %1, %2) {{pad_top={p}, pad_bottom={p}, pad_left={p}, pad_right={p}}} layer "net.conv" source "net.py:3"
+    %3 "conv" = conv2d(%0, %1, %2) {{pad_top={p}, pad_bottom={p}, pad_left={p}, pad_right={p}}}
+        layer "net.conv" source "net.py:3"
     output %3
     """
 
@@ -81,7 +82,8 @@ tensor %8 "pool" int8[1, 1, 1, 16]
 input %0
 %3 "conv" = conv2d(%0, %1, %2) {pad_top=1, pad_bottom=1, pad_left=1, pad_right=1} layer "net.conv" source "net.py:3"
 %4 "add" = add(%3, %0) {clamp_min=-5} layer "net.add"
-%7 "depthwise" = conv2d(%4, %5, %6) {stride_h=2, stride_w=2, pad_top=1, pad_bottom=1, pad_left=1, pad_right=1, groups=16}
+%7 "depthwise" = conv2d(%4, %5, %6)
+    {stride_h=2, stride_w=2, pad_top=1, pad_bottom=1, pad_left=1, pad_right=1, groups=16}
 %8 "mean" = mean(%7)
 output %8
 """

@@ -116,7 +116,11 @@ def test_dense_blocks_are_free_of_copies() -> None:
             f'{previous} "cat{step}" = concat({", ".join(growing)})',
         ]
         index += 4
-    lines += [f'tensor %{index} "out" int8[1, 1, 1, {channels}]', f'%{index} "mean" = mean({previous})', f"output %{index}"]
+    lines += [
+        f'tensor %{index} "out" int8[1, 1, 1, {channels}]',
+        f'%{index} "mean" = mean({previous})',
+        f"output %{index}",
+    ]
     built = graph("\n".join(lines))
     program = built.compile(BIG)
     assert "vector" not in opcodes(program)
@@ -306,7 +310,11 @@ def test_options_change_no_bytes(options: dict[str, int], sram_kib: int) -> None
 
 def test_options_limit_the_tiles() -> None:
     built = graph(convolution(h=20, w=20))
-    for name, limit, field in (("max_acc_tile_height", 2, "oh"), ("max_acc_tile_width", 7, "ow"), ("max_tile_width", 6, "ow")):
+    for name, limit, field in (
+        ("max_acc_tile_height", 2, "oh"),
+        ("max_acc_tile_width", 7, "ow"),
+        ("max_tile_width", 6, "ow"),
+    ):
         program = built.compile(machine(sram_kib=256), {name: limit})
         assert max(fields(line)[field] for line in code(program) if ".conv" in line) <= limit
     tall = graph(convolution(h=30, w=30)).compile(machine(sram_kib=16), {"max_tile_height": 2})

@@ -93,3 +93,14 @@ def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+def test_every_exception_is_in_the_table_of_errors() -> None:
+    from mera_torch import errors, zoo
+
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.MeraError)]
+    for kind in {*kinds, zoo.ZooError} - {errors.MeraError}:
+        (row,) = [line for line in page.splitlines() if re.match(rf"\| `(zoo\.)?{kind.__name__}`", line)]
+        builtin = next(base.__name__ for base in kind.__mro__ if base.__module__ == "builtins")
+        assert builtin == "Exception" or row.endswith(f"| `{builtin}` |"), row

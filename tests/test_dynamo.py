@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from torch import Tensor, fx, nn
 
 import mera_torch
 from mera_torch.backend.dynamo import MeraWarning, mera
+from mera_torch.backend.region import DnaRegion
 
 BACKEND = mera_torch.mera_backend(platform="DNAF132S0001", target="InterpreterHw")
 
@@ -64,6 +66,8 @@ def test_options(converted: fx.GraphModule, data: Tensor) -> None:
     with pytest.raises(Exception, match="'target'"):
         torch._dynamo.reset()
         torch.compile(converted, backend=mera, options={"targt": "InterpreterHw"})(data)
+    with pytest.raises(mera_torch.ConfigError, match="Fast, Slow"):
+        mera_torch.mera_backend(mode="Quick")
     with pytest.raises(mera_torch.ConfigError, match="InterpreterHw, Simulator"):
         mera_torch.mera_backend(target="Verilator")
 
@@ -148,3 +152,19 @@ def test_inputs_changed_in_place(data: Tensor) -> None:
         mine = data.clone()
         y = torch.compile(program, backend=BACKEND)(mine)
     assert torch.equal(mine, data + 1) and torch.equal(y, (data + 1) * 2)
+
+
+@torch.no_grad()
+def test_nothing_is_left_behind(data: Tensor) -> None:
+    def regions() -> int:
+        gc.collect()
+        return sum(isinstance(thing, DnaRegion) for thing in gc.get_objects())
+
+    before = regions()
+    model = quantized(models.PlainCnn(), data)
+    compiled = torch.compile(model, backend=BACKEND)
+    compiled(data)
+    assert regions() > before
+    del compiled, model
+    torch._dynamo.reset()
+    assert regions() == before

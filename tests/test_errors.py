@@ -150,12 +150,12 @@ def test_damaged_file(name: str, how: str, deployment: mera_torch.Deployment) ->
 
 def resealed(deployment: mera_torch.Deployment, change: Any) -> None:
     """Edits the manifest and makes its checksum right again, as an attacker would."""
-    from mera_torch.project import _seal
+    from mera_torch.files import seal
 
     path = deployment.path / "deployment.json"
     manifest = json.loads(path.read_text())["deployment"]
     change(manifest)
-    path.write_bytes(_seal(manifest))
+    path.write_bytes(seal(manifest))
 
 
 @pytest.mark.parametrize(

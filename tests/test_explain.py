@@ -82,13 +82,14 @@ def alpha(x: Tensor) -> Tensor:
 
 
 BROKEN = [
-    (lambda x: through_int8(F.conv_transpose2d(through_int8(x), torch.ones(3, 4, 2, 2))), "conv_transpose2d.input has no"),
+    (lambda x: through_int8(F.conv_transpose2d(through_int8(x), torch.ones(3, 4, 2, 2))), "conv_transpose2d"),
     (float_weight, "weight must be a constant quantized"),
     (alpha, "alpha must be 1, got 2"),
     (two_dtypes, "quantized to int8"),
     (both_broadcast, "one operand must have the result's shape"),
     (two_scales, "one quantization"),
     (lambda x: through_int8(F.pad(through_int8(x), (0, -1)), 0.01), "negative"),
+    (lambda x: through_int8(F.max_pool2d(through_int8(x), 3, 70000, 1)), "stride_h must be 1 to 65535, got 70000"),
     (lambda x: through_int8(through_int8(x).cumsum(1)), "cumsum.default has no DNA operator"),
     (lambda x: through_int8(through_int8(x) + x), "must be quantized"),
     (lambda x: torch.sigmoid(through_int8(x)), "no quantize follows"),

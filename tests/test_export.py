@@ -239,3 +239,12 @@ def test_dump_ir(converted: fx.GraphModule, inputs: tuple[Tensor, ...], tmp_path
     result = mera_torch.export(converted, inputs, tmp_path / "d", build_config={"dump_ir": True})
     assert "conv2d" in (result.path / "region_0.graph.txt").read_text()
     mera_torch.load(result.path)
+
+
+@pytest.mark.slow
+def test_tutorial(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "tutorials" / "pytorch" / "resnet50_simulator.py"
+    command = [sys.executable, str(script), "--size", "64", "--calibration", "1", "--output", str(tmp_path / "d")]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert text.count("equals InterpreterHw: True") == 2 and "0 on the host" in text
+    assert (tmp_path / "d" / "trace.json").exists()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from mera_torch import errors, native, oracle
 from mera_torch.native import Context, Graph, Interpreter
+from mera_torch.platform import find
 
 Shape = tuple[int, int, int, int]
 
@@ -228,7 +229,13 @@ REFUSED = [
         POOL.replace("pad_top=1, pad_bottom=1", "stride_h=2, pad_top=3, pad_bottom=2"),
         r"along the height window 0 holds none",
     ),
-    (POOL, POOL.replace("kernel_h=3", "kernel_h=2"), r"output's height must be 5 or 5, got 4"),
+    (
+        POOL,
+        "max_pool2d(%3) {kernel_h=2, kernel_w=3, pad_top=1, dilation_h=4, pad_left=1, pad_right=1}",
+        r"must be 1, got 4",
+    ),
+    (POOL, "max_pool2d(%3) {pad_bottom=9, stride_h=4}", r"along the height window 1 holds none"),
+    (POOL, POOL.replace("kernel_h=3", "kernel_h=2"), r"output's height must be 5, got 4"),
     (POOL, "avg_pool2d(%3) {kernel_h=65535, kernel_w=65535}", r"must have at most 2\^23 elements"),
     (POOL, "avg_pool2d(%3) {count_include_pad=2}", r"count_include_pad must be 0 to 1, got 2"),
     (POOL, "concat(%3, %3)", r"output's shape must be \[1, 4, 4, 4\], got \[1, 4, 4, 2\]"),
@@ -386,6 +393,39 @@ def test_two_python_threads_may_share_an_interpreter() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+# ---- compiling ----
+
+
+def test_an_exception_in_progress_stops_the_compilation_and_comes_out() -> None:
+    class Stop(Exception):
+        pass
+
+    stages: list[str] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        stages.append(stage)
+        assert 0 <= done <= total
+        raise Stop
+
+    graph, platform = Graph.parse(GOOD), find("SAKURA_1")
+    with pytest.raises(Stop):
+        graph.compile(platform, progress=progress)
+    assert len(stages) == 1
+    assert graph.compile(platform, progress=lambda *_: None).instruction_count > 0
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(errors.ConfigError, match="unknown compiler option 'worker'; did you mean 'workers'"):
+        Graph.parse(GOOD).compile(find("SAKURA_1"), {"worker": 2})
+
+
+def test_stages_can_be_dumped_and_unknown_ones_are_refused() -> None:
+    graph = Graph.parse(GOOD)
+    assert graph.dump("graph", find("SAKURA_1")).startswith('graph "good"')
+    with pytest.raises(errors.MeraError, match="stage"):
+        graph.dump("nothing", find("SAKURA_1"))
 
 
 # ---- failures and lifetimes ----

@@ -272,6 +272,66 @@ def test_concat_of_other_scales_is_brought_to_one() -> None:
     assert torch.equal(run(result, *inputs)[0], Concat()(*inputs))
 
 
+def test_batch_norm_behind_a_convolution_is_the_convolutions_own() -> None:
+    q = torch.ops.quantized_decomposed
+
+    class ConvBn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            generator = torch.Generator().manual_seed(1)
+            self.register_buffer("weight", torch.randint(-127, 128, (4, 3, 3, 3), dtype=torch.int8, generator=generator))
+            self.bn = nn.BatchNorm2d(4)
+            with torch.no_grad():
+                self.bn.weight.copy_(torch.tensor([1.0, -0.5, 0.0, 2.0]))
+                self.bn.bias.copy_(torch.tensor([0.1, 0.2, 0.3, -0.4]))
+
+        def forward(self, a: Tensor) -> Tensor:
+            weight = q.dequantize_per_tensor(self.weight, 0.01, 0, -127, 127, torch.int8)
+            return requantized(F.relu(self.bn(F.conv2d(requantized(a, 0.02, 5), weight))), 0.05, -100)
+
+    module, data = ConvBn().eval(), x(2, 3, 7, 8)
+    result = built(module, data)
+    assert [node.op for node in result.regions[0].graph.nodes] == ["conv2d"]
+    with torch.no_grad():
+        assert (run(result, data)[0] - module(data)).abs().max() <= 0.0501
+
+
+def test_uint8_activations_become_int8() -> None:
+    q = torch.ops.quantized_decomposed
+
+    class Unsigned(nn.Module):
+        def forward(self, a: Tensor) -> Tensor:
+            for scale, zero in ((0.02, 100), (0.03, 0)):
+                y = torch.relu(a) if zero == 0 else a
+                y = q.quantize_per_tensor(y, scale, zero, 0, 255, torch.uint8)
+                a = q.dequantize_per_tensor(y, scale, zero, 0, 255, torch.uint8)
+            return a
+
+    result = built(Unsigned(), x(1, 3, 5, 5))
+    assert [node.op for node in result.regions[0].graph.nodes] == ["lut"]
+    assert torch.equal(run(result, x(1, 3, 5, 5))[0], Unsigned()(x(1, 3, 5, 5)))
+
+
+def test_graph_of_another_quantizer() -> None:
+    """uint8 activations, float biases, weights from -128: torchao's quantizer for x86."""
+    x86 = pytest.importorskip("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    torch.manual_seed(0)
+    data = x(2, 3, 16, 16)
+    model = models.PlainCnn().eval()
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared = prepare_pt2e(torch.export.export(model, (data,)).module(check_guards=False), quantizer)
+    prepared(data)
+    converted = convert_pt2e(prepared)
+    result = built(converted, data)
+    on_host = [row.op for row in result.explanation.rows if row.where == "host" and "quantize" not in row.op]
+    assert on_host == ["aten.linear.default"]  # whose result stays float
+    with torch.no_grad():
+        wanted = converted(data)
+    assert (run(result, data)[0] - wanted).abs().max() <= 0.1 * wanted.abs().max()
+
+
 def test_large_bias_beside_tiny_weights_stays_in_int32() -> None:
     conv = nn.Conv2d(2, 3, 1)
     with torch.no_grad():

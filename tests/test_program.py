@@ -208,7 +208,14 @@ def test_wrong_assembly_is_refused_with_its_reason(program: Program, old: str, n
 HEAD = 'platform "m" 2 64 500 1073741824 8 0 64 50\nmemory 0 1099511627\ninput "x" 64 64\ncode\n'
 ADDRESSES = ("dram", "sram", "in", "w", "param", "out", "res", "table", "a", "b")
 COUNTS = ("run", "n0", "n1", "n2", "n3", "oh", "ow", "kh", "kw", "channels", "co")
-QUEUES = {"sync": "vector1", "load": "load", "store": "store", "conv": "array1", "window": "window0", "vector": "vector1"}
+QUEUES = {
+    "sync": "vector1",
+    "load": "load",
+    "store": "store",
+    "conv": "array1",
+    "window": "window0",
+    "vector": "vector1",
+}
 
 
 def text_of(pointer: object) -> str:
@@ -226,7 +233,7 @@ FIELDS = {
 
 @st.composite
 def instruction(draw: Callable, op: str) -> str:
-    """A valid instruction whose fields are drawn from their whole range, but for counts (1), which leave strides free."""
+    """A valid instruction; fields are drawn from their whole range, but for counts: 1, so that strides are free."""
     values = {}
     for name, bits in FIELDS[op].items():
         low, high = (-(1 << -bits - 1), (1 << -bits - 1) - 1) if bits < 0 else (0, (1 << bits) - 1)

@@ -86,7 +86,7 @@ def test_torchvision_models_have_no_float_island(name: str) -> None:
     model = models.build_torchvision(name)
     x = torch.randn(2, 3, 65, 97)
     models.set_batchnorm_statistics(model, x)
-    quantized = quantize(model, x, [x], config={"correct_bias": False}, progress=False)
+    quantized = quantize(model, x, [x], config={"activation_observer": "minmax", "correct_bias": False}, progress=False)
     assert islands(quantized) == []
     assert not calls(quantized, aten.batch_norm.default, *ops.FUNCTIONAL)
 
@@ -276,7 +276,7 @@ def test_excluded_modules_stay_in_float() -> None:
 
 
 def test_equalization_keeps_the_function_and_the_original_model() -> None:
-    for name, streams in (("residual", 2), ("mobilenet_v1", 27), ("plain", 0), ("squeeze_excite", 1), ("inception", 2)):
+    for name, streams in (("residual", 4), ("mobilenet_v1", 27), ("plain", 0), ("squeeze_excite", 1), ("inception", 3)):
         model = prepared_model(name)
         x = torch.randn(2, 3, 64, 64) if name == "mobilenet_v1" else random_batches()[0]
         state = copy.deepcopy(model.state_dict())
@@ -356,6 +356,11 @@ def test_bad_input_is_told() -> None:
     for error, message, module, example, data in cases:
         with pytest.raises(error, match=message):
             quantize(module, example, data, progress=False)
+
+
+def test_empty_calibration_with_equalization() -> None:
+    with pytest.raises(CalibrationError, match="empty"):
+        quantize(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8), [], config={"equalize": True}, progress=False)
 
 
 def test_infinity_inside_the_model_is_located() -> None:

@@ -37,8 +37,9 @@ mera_status check_clamp(const mera_graph *graph, const graph_node *node, int cla
 {
     TRY(check_attrs(graph, node, clamp_min, clamp_min + 1, -128, 127));
     if (node->attrs[clamp_min] > node->attrs[clamp_min + 1])
-        return node_fail(graph, node, MERA_INVALID_ARGUMENT, "clamp_min must not exceed clamp_max, got %" PRId64 " and %" PRId64,
-                         node->attrs[clamp_min], node->attrs[clamp_min + 1]);
+        return node_fail(graph, node, MERA_INVALID_ARGUMENT,
+                         "clamp_min must not exceed clamp_max, got %" PRId64 " and %" PRId64, node->attrs[clamp_min],
+                         node->attrs[clamp_min + 1]);
     return MERA_OK;
 }
 
@@ -58,8 +59,8 @@ mera_status check_same_quantization(const mera_graph *graph, const graph_node *n
     const graph_tensor *x = node_input(graph, node, i), *y = node_output(graph, node);
     if (x->scale[0] != y->scale[0] || x->zero_point[0] != y->zero_point[0])
         return node_fail(graph, node, MERA_INVALID_ARGUMENT,
-                         "input %d must have the output's scale and zero point, got %.9g, %d and %.9g, %d", i, (double)x->scale[0],
-                         x->zero_point[0], (double)y->scale[0], y->zero_point[0]);
+                         "input %d must have the output's scale and zero point, got %.9g, %d and %.9g, %d", i,
+                         (double)x->scale[0], x->zero_point[0], (double)y->scale[0], y->zero_point[0]);
     return MERA_OK;
 }
 

@@ -4,20 +4,20 @@
 #include "../ops.h"
 
 typedef struct conv {
-    int64_t height, width, channels;     /* of x */
+    int64_t height, width, channels;       /* of x */
     int64_t out_height, out_width, pixels; /* of y; pixels of all images */
-    int64_t outputs;                     /* channels of y */
+    int64_t outputs;                       /* channels of y */
     int64_t kernel_h, kernel_w, stride_h, stride_w, top, left, dilation_h, dilation_w, groups;
-    int64_t group_in, group_out, depth;  /* channels a group; depth = kernel_h * kernel_w * group_in */
-    bool depthwise;                      /* one input and one output channel a group */
-    bool direct;                         /* 1x1, stride 1, no padding: x's rows are the matrix */
-    int8_t pad;                          /* x's zero point */
+    int64_t group_in, group_out, depth; /* channels a group; depth = kernel_h * kernel_w * group_in */
+    bool depthwise;                     /* one input and one output channel a group */
+    bool direct;                        /* 1x1, stride 1, no padding: x's rows are the matrix */
+    int8_t pad;                         /* x's zero point */
     int32_t zero_point, low, high;
     /* A task computes up to `rows` pixels x `columns` channels of one group. */
     int64_t rows, columns;
-    const int32_t *bias, *multiplier;    /* bias has -zero_point * sum(weights) in it */
+    const int32_t *bias, *multiplier; /* bias has -zero_point * sum(weights) in it */
     const int8_t *shift;
-    uint8_t *weights;                    /* packed, group after group; depthwise: [taps][channels] */
+    uint8_t *weights; /* packed, group after group; depthwise: [taps][channels] */
     int64_t group_bytes;
 } conv;
 
@@ -29,8 +29,8 @@ static mera_status check_axis(const mera_graph *graph, const graph_node *node, i
     const int64_t reach = a[ATTR_CONV2D_dilation_h + axis] * (node_input(graph, node, 1)->shape[1 + axis] - 1) + 1;
     if (reach > size)
         return node_fail(graph, node, MERA_INVALID_ARGUMENT,
-                         "the kernel must fit the padded input, its %s spans %" PRId64 " of %" PRId64, axis == 0 ? "height" : "width",
-                         reach, size);
+                         "the kernel must fit the padded input, its %s spans %" PRId64 " of %" PRId64,
+                         axis == 0 ? "height" : "width", reach, size);
     *out = (size - reach) / a[ATTR_CONV2D_stride_h + axis] + 1;
     return MERA_OK;
 }
@@ -46,23 +46,26 @@ static mera_status check(const mera_graph *graph, const graph_node *node)
     const int64_t groups = node->attrs[ATTR_CONV2D_groups], outputs = w->shape[0];
     if (groups < 1 || x->shape[3] % groups || outputs % groups)
         return node_fail(graph, node, MERA_INVALID_ARGUMENT,
-                         "groups must divide the input's and the output's channels, got %" PRId64 " for %" PRId64 " and %" PRId64, groups,
-                         x->shape[3], outputs);
+                         "groups must divide the input's and the output's channels, got %" PRId64 " for %" PRId64
+                         " and %" PRId64,
+                         groups, x->shape[3], outputs);
     if (!w->data || w->dtype != MERA_INT8)
-        return node_fail(graph, node, MERA_INVALID_ARGUMENT, "the weights must be an int8 constant, \"%.100s\" is not", w->name);
+        return node_fail(graph, node, MERA_INVALID_ARGUMENT, "the weights must be an int8 constant, \"%.100s\" is not",
+                         w->name);
     if (w->shape[3] != x->shape[3] / groups)
         return node_fail(graph, node, MERA_INVALID_ARGUMENT,
                          "the weights' last dimension must be the input's channels / groups = %" PRId64 ", got %" PRId64,
                          x->shape[3] / groups, w->shape[3]);
     if (w->scale_count != 1 && w->scale_count != outputs)
-        return node_fail(graph, node, MERA_INVALID_ARGUMENT, "the weights must have 1 scale or %" PRId64 ", got %" PRId64, outputs,
-                         w->scale_count);
+        return node_fail(graph, node, MERA_INVALID_ARGUMENT, "the weights must have 1 scale or %" PRId64 ", got %" PRId64,
+                         outputs, w->scale_count);
     for (int64_t i = 0; i < w->scale_count; i++)
         if (w->zero_point[i] != 0)
-            return node_fail(graph, node, MERA_INVALID_ARGUMENT, "the weights' zero points must be 0, got %d", w->zero_point[i]);
+            return node_fail(graph, node, MERA_INVALID_ARGUMENT, "the weights' zero points must be 0, got %d",
+                             w->zero_point[i]);
     if (!b->data || b->dtype != MERA_INT32 || b->elements != outputs || b->shape[3] != outputs)
-        return node_fail(graph, node, MERA_INVALID_ARGUMENT, "the bias must be an int32 constant of shape [1, 1, 1, %" PRId64 "]",
-                         outputs);
+        return node_fail(graph, node, MERA_INVALID_ARGUMENT,
+                         "the bias must be an int32 constant of shape [1, 1, 1, %" PRId64 "]", outputs);
     int64_t shape[4] = {x->shape[0], 0, 0, outputs};
     TRY(check_axis(graph, node, 0, &shape[1]));
     TRY(check_axis(graph, node, 1, &shape[2]));
@@ -82,23 +85,34 @@ static conv conv_of(const mera_graph *graph, const graph_node *node)
     const int64_t *x = node_input(graph, node, 0)->shape, *w = node_input(graph, node, 1)->shape, *a = node->attrs;
     const int64_t *y = node_output(graph, node)->shape;
     conv c = {
-        .height = x[1], .width = x[2], .channels = x[3],
-        .out_height = y[1], .out_width = y[2], .pixels = y[0] * y[1] * y[2], .outputs = y[3],
-        .kernel_h = w[1], .kernel_w = w[2],
-        .stride_h = a[ATTR_CONV2D_stride_h], .stride_w = a[ATTR_CONV2D_stride_w],
-        .top = a[ATTR_CONV2D_pad_top], .left = a[ATTR_CONV2D_pad_left],
-        .dilation_h = a[ATTR_CONV2D_dilation_h], .dilation_w = a[ATTR_CONV2D_dilation_w],
+        .height = x[1],
+        .width = x[2],
+        .channels = x[3],
+        .out_height = y[1],
+        .out_width = y[2],
+        .pixels = y[0] * y[1] * y[2],
+        .outputs = y[3],
+        .kernel_h = w[1],
+        .kernel_w = w[2],
+        .stride_h = a[ATTR_CONV2D_stride_h],
+        .stride_w = a[ATTR_CONV2D_stride_w],
+        .top = a[ATTR_CONV2D_pad_top],
+        .left = a[ATTR_CONV2D_pad_left],
+        .dilation_h = a[ATTR_CONV2D_dilation_h],
+        .dilation_w = a[ATTR_CONV2D_dilation_w],
         .groups = a[ATTR_CONV2D_groups],
         .pad = (int8_t)node_input(graph, node, 0)->zero_point[0],
         .zero_point = node_output(graph, node)->zero_point[0],
-        .low = (int32_t)a[ATTR_CONV2D_clamp_min], .high = (int32_t)a[ATTR_CONV2D_clamp_max],
+        .low = (int32_t)a[ATTR_CONV2D_clamp_min],
+        .high = (int32_t)a[ATTR_CONV2D_clamp_max],
     };
     c.group_in = c.channels / c.groups;
     c.group_out = c.outputs / c.groups;
     c.depth = c.kernel_h * c.kernel_w * c.group_in;
     c.depthwise = c.groups > 1 && c.group_in == 1 && c.group_out == 1;
     /* x and y then have the same pixels, whatever lies between images */
-    c.direct = c.kernel_h * c.kernel_w == 1 && c.stride_h * c.stride_w == 1 && c.out_height == c.height && c.out_width == c.width;
+    c.direct =
+        c.kernel_h * c.kernel_w == 1 && c.stride_h * c.stride_w == 1 && c.out_height == c.height && c.out_width == c.width;
     return c;
 }
 
@@ -135,7 +149,8 @@ static mera_status prepare(op_plan *plan, arena *memory)
     int32_t *bias = arena_array(memory, (size_t)c->outputs, sizeof *bias);
     int32_t *multiplier = arena_array(memory, (size_t)c->outputs, sizeof *multiplier);
     int8_t *shift = arena_array(memory, (size_t)c->outputs, sizeof *shift);
-    c->weights = arena_array(memory, (size_t)(c->depthwise ? 1 : c->groups), (size_t)(c->depthwise ? w->bytes : c->group_bytes));
+    c->weights =
+        arena_array(memory, (size_t)(c->depthwise ? 1 : c->groups), (size_t)(c->depthwise ? w->bytes : c->group_bytes));
     if (!bias || !multiplier || !shift || !c->weights) return out_of_memory(ctx);
     c->bias = bias, c->multiplier = multiplier, c->shift = shift;
 
@@ -158,7 +173,8 @@ static mera_status prepare(op_plan *plan, arena *memory)
     } else {
         plan->tasks = ceil_div(c->pixels, c->rows) * ceil_div(c->group_out, c->columns) * c->groups;
         for (int64_t g = 0; g < c->groups; g++)
-            k->pack(c->group_out, c->depth, weights + g * c->group_out * c->depth, c->depth, c->weights + g * c->group_bytes);
+            k->pack(c->group_out, c->depth, weights + g * c->group_out * c->depth, c->depth,
+                    c->weights + g * c->group_bytes);
         plan->scratch_bytes = (size_t)c->rows * (size_t)((c->direct ? 0 : c->depth) + 4 * c->columns) + 64;
     }
     plan->state = c;
@@ -208,15 +224,17 @@ static void matrix_task(const op_run *r, const conv *c, int64_t task, uint8_t *s
         lda = c->depth;
         for (int64_t i = 0; i < rows; i++) {
             const int64_t pixel = first + i, line = pixel / c->out_width, image = line / c->out_height;
-            gather_window(c, r->in[0] + image * c->height * c->width * c->channels, line % c->out_height * c->stride_h - c->top,
-                          pixel % c->out_width * c->stride_w - c->left, group * c->group_in, block + i * c->depth);
+            gather_window(c, r->in[0] + image * c->height * c->width * c->channels,
+                          line % c->out_height * c->stride_h - c->top, pixel % c->out_width * c->stride_w - c->left,
+                          group * c->group_in, block + i * c->depth);
         }
     }
-    const uint8_t *weights = c->weights + group * c->group_bytes + column / GEMM_PANEL * k->packed_bytes(GEMM_PANEL, c->depth);
+    const uint8_t *weights =
+        c->weights + group * c->group_bytes + column / GEMM_PANEL * k->packed_bytes(GEMM_PANEL, c->depth);
     k->gemm_packed(rows, columns, c->depth, a, lda, weights, acc, columns);
     for (int64_t i = 0; i < rows; i++)
-        k->requantize(columns, acc + i * columns, c->bias + channel, c->multiplier + channel, c->shift + channel, c->zero_point,
-                      c->low, c->high, r->out + (first + i) * c->outputs + channel);
+        k->requantize(columns, acc + i * columns, c->bias + channel, c->multiplier + channel, c->shift + channel,
+                      c->zero_point, c->low, c->high, r->out + (first + i) * c->outputs + channel);
 }
 
 static void depthwise_line(const op_run *r, const conv *c, int64_t line, uint8_t *scratch)

@@ -78,7 +78,8 @@ static void run_chunk(const elementwise *e, int64_t n, const int8_t *a, const in
     if (e->op == OP_MUL)
         e->kernels->mul_s8(n, a, b, e->zero[0], e->zero[1], e->zero_y, e->mul, e->low, e->high, y);
     else
-        e->kernels->add_s8(n, a, b, e->zero[0], e->zero[1], e->zero_y, e->op == OP_ADD ? 1 : -1, &e->add, e->low, e->high, y);
+        e->kernels->add_s8(n, a, b, e->zero[0], e->zero[1], e->zero_y, e->op == OP_ADD ? 1 : -1, &e->add, e->low, e->high,
+                           y);
 }
 
 /* A task is a chunk of one long run, or several short runs. */
@@ -136,4 +137,5 @@ const op_impl add_impl = {check, prepare, run};
 const op_impl sub_impl = {check, prepare, run};
 const op_impl mul_impl = {check, prepare, run};
 
-_Static_assert((int)ATTR_ADD_clamp_min == 0 && (int)ATTR_SUB_clamp_min == 0 && (int)ATTR_MUL_clamp_min == 0, "attrs[0], attrs[1]");
+_Static_assert((int)ATTR_ADD_clamp_min == 0 && (int)ATTR_SUB_clamp_min == 0 && (int)ATTR_MUL_clamp_min == 0,
+               "attrs[0], attrs[1]");

@@ -22,9 +22,11 @@ static mera_status concat_check(const mera_graph *graph, const graph_node *node)
         const int64_t *x = node_input(graph, node, i)->shape;
         for (int d = 0; d < 4; d++)
             if (d != axis && x[d] != shape[d])
-                return node_fail(graph, node, MERA_INVALID_ARGUMENT,
-                                 "the inputs must agree in all dimensions but the axis; in dimension %d input %d has %" PRId64
-                                 ", input 0 has %" PRId64, d, i, x[d], shape[d]);
+                return node_fail(
+                    graph, node, MERA_INVALID_ARGUMENT,
+                    "the inputs must agree in all dimensions but the axis; in dimension %d input %d has %" PRId64
+                    ", input 0 has %" PRId64,
+                    d, i, x[d], shape[d]);
         shape[axis] += x[axis];
     }
     return check_output_shape(graph, node, shape);
@@ -127,10 +129,7 @@ static void gather_row(const op_run *r, const gather *g, int64_t row)
     }
 }
 
-static gather gather_of(const int64_t *x)
-{
-    return (gather){0, {x[1] * x[2] * x[3], x[2] * x[3], x[3], 1}, {1, 1, 1, 1}};
-}
+static gather gather_of(const int64_t *x) { return (gather){0, {x[1] * x[2] * x[3], x[2] * x[3], x[3], 1}, {1, 1, 1, 1}}; }
 
 static mera_status slice_check(const mera_graph *graph, const graph_node *node)
 {
@@ -142,8 +141,9 @@ static mera_status slice_check(const mera_graph *graph, const graph_node *node)
         const int64_t last = node->attrs[ATTR_SLICE_begin_n + d] + (y[d] - 1) * node->attrs[ATTR_SLICE_step_n + d];
         if (last >= x[d])
             return node_fail(graph, node, MERA_INVALID_ARGUMENT,
-                             "the last index taken must be below the input's size; in dimension %d it is %" PRId64 " of %" PRId64, d,
-                             last, x[d]);
+                             "the last index taken must be below the input's size; in dimension %d it is %" PRId64
+                             " of %" PRId64,
+                             d, last, x[d]);
     }
     return MERA_OK;
 }
@@ -173,7 +173,8 @@ static mera_status transpose_check(const mera_graph *graph, const graph_node *no
     }
     if (seen != 15)
         return node_fail(graph, node, MERA_INVALID_ARGUMENT,
-                         "perm must name each of the dimensions 0 to 3 once, got %" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64,
+                         "perm must name each of the dimensions 0 to 3 once, got %" PRId64 ", %" PRId64 ", %" PRId64
+                         ", %" PRId64,
                          perm[0], perm[1], perm[2], perm[3]);
     return check_output_shape(graph, node, shape);
 }
@@ -194,8 +195,8 @@ static mera_status resize_nearest_check(const mera_graph *graph, const graph_nod
     TRY(check_same_quantization(graph, node, 0));
     TRY(check_attrs(graph, node, ATTR_RESIZE_NEAREST_scale_h, ATTR_RESIZE_NEAREST_scale_w, 1, MAX_EXTENT));
     const int64_t *x = node_input(graph, node, 0)->shape, *a = node->attrs;
-    return check_output_shape(graph, node,
-                              (int64_t[4]){x[0], x[1] * a[ATTR_RESIZE_NEAREST_scale_h], x[2] * a[ATTR_RESIZE_NEAREST_scale_w], x[3]});
+    return check_output_shape(
+        graph, node, (int64_t[4]){x[0], x[1] * a[ATTR_RESIZE_NEAREST_scale_h], x[2] * a[ATTR_RESIZE_NEAREST_scale_w], x[3]});
 }
 
 static void resize_nearest_run(const op_run *r, int64_t task, uint8_t *scratch)

@@ -1,5 +1,6 @@
 /* pool.c: max_pool2d and avg_pool2d. */
 #include <inttypes.h>
+#include <stdio.h>
 
 #include "../ops.h"
 
@@ -34,15 +35,23 @@ static mera_status check_axis(const mera_graph *graph, const graph_node *node, c
     const int64_t room = size + p->before[axis] + p->after[axis] - p->dilation[axis] * (p->kernel[axis] - 1) - 1;
     const int64_t least = room < 0 ? 1 : room / p->stride[axis] + 1;
     const int64_t most = room < 0 ? 1 : ceil_div(room, p->stride[axis]) + 1;
-    if (out < least || out > most)
-        return node_fail(graph, node, MERA_INVALID_ARGUMENT, "the output's %s must be %" PRId64 " or %" PRId64 ", got %" PRId64, name,
-                         least, most, out);
-    for (int64_t i = 0; i < out; i++) {
-        const tap_range t = taps_inside(i * p->stride[axis] - p->before[axis], p->kernel[axis], p->dilation[axis], size);
-        if (t.first >= t.last)
-            return node_fail(graph, node, MERA_INVALID_ARGUMENT,
-                             "every window must hold an element of the input; along the %s window %" PRId64 " holds none", name, i);
+    if (out < least || out > most) {
+        char also[32] = "";
+        if (most > least) snprintf(also, sizeof also, " or %" PRId64, most);
+        return node_fail(graph, node, MERA_INVALID_ARGUMENT, "the output's %s must be %" PRId64 "%s, got %" PRId64, name,
+                         least, also, out);
     }
+    /* A window that begins inside holds the element that it begins with; one that begins behind the end holds none. */
+    const int64_t stride = p->stride[axis], before = p->before[axis];
+    int64_t empty = (out - 1) * stride - before >= size ? ceil_div(size + before, stride) : -1;
+    for (int64_t i = min_i64(out, ceil_div(before, stride)) - 1; i >= 0; i--) {
+        const tap_range t = taps_inside(i * stride - before, p->kernel[axis], p->dilation[axis], size);
+        if (t.first >= t.last) empty = i;
+    }
+    if (empty >= 0)
+        return node_fail(graph, node, MERA_INVALID_ARGUMENT,
+                         "every window must hold an element of the input; along the %s window %" PRId64 " holds none", name,
+                         empty);
     return MERA_OK;
 }
 

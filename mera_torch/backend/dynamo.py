@@ -1,6 +1,6 @@
 """torch.compile(model, backend="mera"): supported regions on the DNA target, the rest in PyTorch.
 
-The entry point `mera` makes the name known to Dynamo. Its options: platform, target, build_config.
+The entry point `mera` makes the name known to Dynamo. Its options: platform, target, mode, build_config.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .capture import Captured, InputSpec
 from .runtime import last_uses, run_steps
 
 Function = Callable[..., Any]
-OPTIONS = ("platform", "target", "build_config")
+OPTIONS = ("platform", "target", "mode", "build_config")
 
 
 class MeraWarning(UserWarning):
@@ -43,13 +43,17 @@ def mera_backend(
     platform: str | os.PathLike[str] | Platform = "SAKURA_1",
     target: str = "Simulator",
     build_config: Mapping[str, Any] | None = None,
+    mode: str | None = None,
 ) -> Callable[[fx.GraphModule, Sequence[Any]], Function]:
     """A backend with options: torch.compile(model, backend=mera_backend(target="InterpreterHw")).
 
-    Raises ConfigError for an unknown platform, target or key.
+    mode is short for build_config's scheduler_config mode. Raises ConfigError for an unknown platform, target or key.
     """
     from ..compile import settings_of
 
+    if mode is not None:
+        config = dict(build_config or {})
+        build_config = {**config, "scheduler_config": {**config.get("scheduler_config", {}), "mode": mode}}
     settings = settings_of(platform, target, build_config)
 
     def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Function:

@@ -13,6 +13,7 @@ from torch import fx
 from ..ops.common import DEQUANTIZE_OPS, QUANTIZE_OPS, op_name, origins
 from ..ops.registry import FOLDS
 from ..ops.table import is_pointwise
+from ..passes.sink_dequantize import MOVES
 from .partition import MOVEMENT, Partition
 
 NOT_QUANTIZED = "not quantized: the model computes in float; quantize it with mera_torch.quantize(model, ...)"
@@ -142,6 +143,10 @@ def _at_border(node: fx.Node, region_of: dict[fx.Node, int]) -> bool:
     return node.target in DEQUANTIZE_OPS and any(source in region_of for source in node.all_input_nodes)
 
 
+def _is_weight(node: fx.Node) -> bool:
+    return node.target in DEQUANTIZE_OPS and node.all_input_nodes[0].op == "get_attr"
+
+
 def _reason(node: fx.Node, quantized: bool, region_of: dict[fx.Node, int]) -> str:
     if "mera_reason" in node.meta:
         return str(node.meta["mera_reason"])
@@ -150,9 +155,11 @@ def _reason(node: fx.Node, quantized: bool, region_of: dict[fx.Node, int]) -> st
     target: Any = node.target
     if target in MOVEMENT and node.meta["val"].dtype is torch.int8:
         return "it only moves data, and stands beside no DNA operator"
+    if _is_weight(node):
+        return "the operator that reads this weight runs on the host"
     if target in QUANTIZE_OPS | DEQUANTIZE_OPS:
         return "it quantizes for, or dequantizes from, an operator on the host"
-    if target not in FOLDS and not is_pointwise(target) and target not in MOVEMENT:
+    if target not in FOLDS and not is_pointwise(target) and target not in MOVES:
         return f"{op_name(target)} has no DNA operator"
     floats = [i for i in node.all_input_nodes if i.op != "get_attr" and i.target not in DEQUANTIZE_OPS]
     if floats:

@@ -16,7 +16,7 @@ Axes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """sizes: the storage axes, slowest first, none of size 1; dims[d]: those of PyTorch's dimension d, slowest first."""
+    """sizes: the storage axes, slowest first, none of size 1; dims[d]: those of PyTorch's dimension d, likewise."""
 
     sizes: tuple[int, ...]
     dims: tuple[Axes, ...]

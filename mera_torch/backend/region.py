@@ -155,6 +155,25 @@ class DnaRegion:
         }  # fmt: skip
 
 
+def metrics(regions: Sequence[DnaRegion], platform: Platform, target: str, lower_bound: int) -> dict[str, Any]:
+    """What one inference costs; see Runner.metrics."""
+    total: dict[str, Any] = {}
+    for region in regions:
+        for key, value in region.simulator.stats().items():
+            total[key] = max(total.get(key, 0), value) if key == "sram_peak_bytes" else total.get(key, 0) + value
+    cycles, peak = total["cycles"], platform.macs_per_cycle
+    return {
+        "platform": platform.name,
+        "target": target,
+        "regions": len(regions),
+        **total,
+        "latency_ms": cycles / (platform.clock_mhz * 1e3),
+        "utilization": total["macs"] / (cycles * peak) if cycles else 0.0,
+        "lower_bound_cycles": lower_bound,
+        "layers": [row for region in regions for row in region.layers()],
+    }
+
+
 def port_from(values: Mapping[str, Any]) -> Port:
     """A Port from describe()'s JSON."""
     ints = {key: tuple(int(i) for i in values[key]) for key in ("shape", "sizes", "dna")}

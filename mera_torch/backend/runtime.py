@@ -13,7 +13,7 @@ from ..errors import InvalidModelError
 from ..platform import Platform
 from .capture import InputSpec
 from .host import HostGraph, Ref, names
-from .region import DnaRegion, check_target
+from .region import DnaRegion, check_target, metrics
 
 
 def run_steps(
@@ -102,21 +102,7 @@ class Runner(torch.nn.Module):
         sram_peak_bytes, lower_bound_cycles, instructions, busy and conflict cycles; "layers": one dict a DNA node with
         node, op, aten, module, source, start_cycle, cycles, macs, utilization, dram bytes.
         """
-        total: dict[str, Any] = {}
-        for region in self.regions:
-            for key, value in region.simulator.stats().items():
-                total[key] = max(total.get(key, 0), value) if key == "sram_peak_bytes" else total.get(key, 0) + value
-        cycles, peak = total["cycles"], self.platform.macs_per_cycle
-        return {
-            "platform": self.platform.name,
-            "target": self.target,
-            "regions": len(self.regions),
-            **total,
-            "latency_ms": cycles / (self.platform.clock_mhz * 1e3),
-            "utilization": total["macs"] / (cycles * peak) if cycles else 0.0,
-            "lower_bound_cycles": self._lower_bound,
-            "layers": [row for region in self.regions for row in region.layers()],
-        }
+        return metrics(self.regions, self.platform, self.target, self._lower_bound)
 
     def trace(self, path: str | os.PathLike[str]) -> None:
         """Writes what every engine did in every cycle as a trace that ui.perfetto.dev and chrome://tracing open."""

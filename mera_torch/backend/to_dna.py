@@ -7,6 +7,7 @@ and gives every tensor in the shape in which an operator wants it, without movin
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -71,6 +72,7 @@ class Lowering:
         self._node: fx.Node | None = None
         self._forms: dict[tuple[int, Axes, Shape4], Value] = {}
         self._names: dict[str, int] = {}
+        self._owners: dict[str, fx.Node] = {}  # of the DNA nodes, by name
         self._shape_of: dict[int, Shape4] = {}
 
     def run(self, inputs: Sequence[fx.Node], nodes: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> None:
@@ -87,7 +89,18 @@ class Lowering:
             if value.tensor not in {border.tensor for border in self.outputs}:
                 self.graph.output(value.tensor)
             self.outputs.append(Border(node, value.form, value.q, value.tensor))
-        self.graph.finish()
+        self._finish()
+
+    def _finish(self) -> None:
+        """The core's own check of the graph; what it refuses, of a node that it names, is left to the host."""
+        try:
+            self.graph.finish()
+        except (InvalidModelError, UnsupportedError) as error:
+            message = str(error)
+            named = [name for name in self._owners if f'"{name}"' in message]
+            if not named:
+                raise
+            raise Rejected(self._owners[max(named, key=len)], _sentence(message)) from error
 
     # ---- what the lowering rules of mera_torch.ops read ----
 
@@ -361,8 +374,9 @@ class Lowering:
         try:
             tensor = self._tensor(name, shape4, q)
             self.graph.node(op, inputs, tensor, attrs, name=name, layer=where.module, source=where.source)
+            self._owners[name] = self._current
         except (UnsupportedError, InvalidModelError) as error:
-            raise Rejected(self._current, str(error)) from error
+            raise Rejected(self._current, _sentence(str(error))) from error
         return tensor
 
     @property
@@ -379,6 +393,12 @@ class Lowering:
     def _unique(self, name: str) -> str:
         count = self._names[name] = self._names.get(name, -1) + 1
         return name if count == 0 else f"{name}.{count}"
+
+
+def _sentence(message: str) -> str:
+    """The core's message without the operator, name, layer and source that it begins with."""
+    found = re.match(r'\w+ "[^"]*"(?: in layer \S+)?(?: \(.*?\))?: (.*)', message, re.DOTALL)
+    return found[1] if found else message
 
 
 def _spread(order: Sequence[int]) -> Groups:

@@ -23,9 +23,14 @@ from .common import (
     dequantized,
     is_call,
     kwargs_of,
+    origins,
     shape,
+    single_use,
 )
 from .registry import Fold, folds, lowers, quantized_op, saturate
+
+Scaling = tuple[torch.Tensor, torch.Tensor]
+"""float64 [C] each: real result of channel c = the operator's * first[c] + second[c]."""
 
 BIAS_LIMIT = 2**30
 """Biases stay below this, so that accumulators keep half of int32's range for the products."""
@@ -151,13 +156,23 @@ def accumulator_terms(
 
 @folds(aten.convolution.default)
 def fold_convolution(fold: Fold) -> fx.Node:
-    a = arguments(fold.core)
+    return convolution(fold, fold.core)
+
+
+def convolution(fold: Fold, node: fx.Node, scaling: Scaling | None = None) -> fx.Node:
+    """The convolution `node`, its result scaled and shifted channel by channel if `scaling` says so."""
+    a = arguments(node)
     x = dequantized(a["input"])
     not_transposed(transposed=a["transposed"])
     sizes = list(shape(x.node))
     two_dimensional(rank=len(sizes))
     weight, scale = int8_weight(fold, a["weight"])
     bias = int32_bias(fold, a["bias"], weight.shape[0])
+    if scaling is not None:
+        factor, shift = scaling
+        weight = weight * torch.sign(factor).to(torch.int8).reshape(-1, *[1] * (weight.dim() - 1))
+        scale = torch.where(factor == 0, scale.double(), scale.double() * factor.abs()).float()
+        bias = bias * factor + shift
     stride, padding, dilation = (list(a[name]) for name in ("stride", "padding", "dilation"))
     flat = len(sizes) == 3
     if flat:  # [N,C,L] is [N,C,1,L]
@@ -199,12 +214,11 @@ def fold_linear(fold: Fold) -> fx.Node:
 
 @folds(aten.batch_norm.default)
 def fold_batch_norm(fold: Fold) -> fx.Node:
-    """A batch norm that no convolution could take in: a scale and a shift for each channel."""
+    """A scale and a shift for each channel: those of the convolution in front if there is one, else a convolution's."""
     a = arguments(fold.core)
-    x = dequantized(a["input"])
     if a["training"]:
         raise Unfit("batch norm must be in inference mode, it is in training mode")
-    channels = shape(x.node)[1]
+    channels = shape(a["input"])[1]
     terms = [a[name] for name in ("weight", "bias", "running_mean", "running_var")]
     gamma, beta, mean, variance = (
         default if term is None else fold.evaluate(term)
@@ -213,7 +227,13 @@ def fold_batch_norm(fold: Fold) -> fx.Node:
     if gamma is None or beta is None or mean is None or variance is None:
         raise Unfit("batch norm's weight, bias and statistics must be constants")
     scale = gamma.double() / torch.sqrt(variance.double() + a["eps"])
-    return per_channel(fold, x, scale, beta.double() - mean.double() * scale)
+    shift = beta.double() - mean.double() * scale
+    if is_call(a["input"], aten.convolution.default):
+        single_use(users=len(a["input"].users))
+        new = convolution(fold, a["input"], (scale, shift))
+        new.meta["origins"] = (*origins(a["input"]), *origins(new))
+        return new
+    return per_channel(fold, dequantized(a["input"]), scale, shift)
 
 
 def per_channel(fold: Fold, x: Operand, scale: torch.Tensor, shift: torch.Tensor) -> fx.Node:

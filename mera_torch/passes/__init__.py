@@ -11,8 +11,10 @@ from .fold_quantized import fold_quantized
 from .fuse_activation import fuse_activation
 from .fuse_pad import fuse_pad
 from .fuse_tables import fuse_tables
+from .hoist_quantize import hoist_quantize
 from .normalize import normalize
 from .remove_dead_code import remove_dead_code
+from .shift_to_int8 import shift_to_int8
 from .sink_dequantize import sink_dequantize
 from .verify import verify
 
@@ -22,6 +24,8 @@ PIPELINE: list[Pass] = [
     normalize,
     fold_constants,
     remove_dead_code,
+    shift_to_int8,
+    hoist_quantize,
     sink_dequantize,
     fold_quantized,
     fuse_tables,

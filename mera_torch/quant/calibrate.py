@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -59,21 +60,18 @@ def quantize(
     examples = as_inputs(example_inputs)
     exported = _export(model, examples)
     separate_shared_convolutions(exported)
-    batches: Iterable[Inputs] = _checked(calibration, examples)
-    if options.equalize or options.correct_bias:
-        batches = list(batches)
-        if options.equalize:
-            equalize(exported, batches[:_TRANSFORM_BATCHES])
+    batches = _checked(calibration, examples)
+    first = list(islice(batches, _TRANSFORM_BATCHES)) if options.equalize or options.correct_bias else []
+    if options.equalize and first:
+        equalize(exported, first)
     quantizer = MeraQuantizer(options)
     prepared = prepare_pt2e(exported, quantizer)
     if not quantizer.found:
         raise UnsupportedError(
             "the model has no operator that the DNA computes in int8 (docs/quantization.md lists them)"
         )
-    calibrate(prepared, batches, progress=progress, total=_length(calibration))
-    if options.correct_bias and isinstance(batches, list):
-        return correct_bias(prepared, batches[:_TRANSFORM_BATCHES])
-    return convert(prepared)
+    calibrate(prepared, chain(first, batches), progress=progress, total=_length(calibration))
+    return correct_bias(prepared, first) if options.correct_bias else convert(prepared)
 
 
 def calibrate(

@@ -26,7 +26,7 @@ class QuantConfig:
         equalize: Equalize the ranges of consecutive convolutions' channels before calibration (see
             :func:`mera_torch.quant.equalize.equalize`); default False. Used by ``quantize`` only.
         correct_bias: Take the mean error of quantized weights out of each bias, measured on the calibration data (see
-            :func:`mera_torch.quant.correct_bias.correct_bias`); default False. Used by ``quantize`` only.
+            :func:`mera_torch.quant.correct_bias.correct_bias`); default True. Used by ``quantize`` only.
         exclude: Patterns (as in :mod:`fnmatch`) of module paths, such as ``"head.*"``, whose operators stay in float.
 
     Raises:
@@ -39,7 +39,7 @@ class QuantConfig:
     per_channel_weights: bool = True
     fixed_ranges: bool = True
     equalize: bool = False
-    correct_bias: bool = False
+    correct_bias: bool = True
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

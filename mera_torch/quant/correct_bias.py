@@ -62,8 +62,10 @@ def correct_bias(prepared: GraphModule, batches: Sequence[Inputs]) -> GraphModul
 def _channel_means(node: Node, outputs: list[torch.Tensor]) -> torch.Tensor:
     """float64 [C], the mean of each channel: dimension 1 of a convolution's [N, C, H, W], the last of a linear's [...,
     C]."""
-    by_channel = [y.double().movedim(1 if node.target in ops.CONV else -1, 0).flatten(1) for y in outputs]
-    return torch.stack([y.sum(1) for y in by_channel]).sum(0) / sum(y.shape[1] for y in by_channel)
+    axis = 1 if node.target in ops.CONV else -1
+    by_channel = [y.movedim(axis, 0).reshape(y.shape[axis], -1) for y in outputs]
+    sums = torch.stack([y.sum(1, dtype=torch.float64) for y in by_channel]).sum(0)
+    return sums / sum(y.shape[1] for y in by_channel)
 
 
 def _per_channel(node: Node, vector: torch.Tensor) -> torch.Tensor:

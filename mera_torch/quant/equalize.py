@@ -34,7 +34,7 @@ _HOMOGENEOUS = (
 class _Stream:
     """Values whose channels must be scaled together."""
 
-    values: set[Node] = field(default_factory=set)
+    values: dict[Node, None] = field(default_factory=dict)  # an ordered set
     producers: list[Node] = field(default_factory=list)
     readers: list[Node] = field(default_factory=list)
 
@@ -87,18 +87,18 @@ def _find_streams(model: GraphModule) -> list[_Stream]:
     for node in model.graph.nodes:
         if node.op != "call_function" or not _joins(node):
             if _produces(node):
-                streams[node] = _Stream({node}, [node])
+                streams[node] = _Stream({node: None}, [node])
             continue
         stream = streams.get(node.args[0], _Stream(producers=[node.args[0]]))
         other = (
             streams.get(node.args[1], _Stream(producers=[node.args[1]])) if node.target is aten.add.Tensor else stream
         )
         if other is not stream:
-            stream.values |= other.values
+            stream.values.update(other.values)
             stream.producers += other.producers
             for value in other.values:
                 streams[value] = stream
-        stream.values.add(node)
+        stream.values[node] = None
         streams[node] = stream
     found = []
     for stream in {id(s): s for s in streams.values()}.values():

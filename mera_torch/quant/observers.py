@@ -163,13 +163,17 @@ class WeightObserver(_NamedObserver):
         self.quant_min, self.quant_max = quant_min, quant_max
         self.qscheme, self.ch_axis = qscheme, 0
         self.per_channel = qscheme == torch.per_channel_symmetric
+        self._seen: tuple[int, int] | None = None
         self.bounds: tuple[ObserverBase, torch.Tensor] | None = None
         self.register_buffer("largest", torch.zeros(0), persistent=False)
 
     largest: torch.Tensor
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        w = weight.detach()
+        seen = (weight.data_ptr(), weight._version)
+        if self._seen == seen:  # a constant weight is measured once, not at each batch
+            return weight
+        self._seen, w = seen, weight.detach()
         self.largest = w.abs().amax(dim=tuple(range(1, w.dim()))) if self.per_channel else w.abs().amax()[None]
         if not torch.isfinite(self.largest).all():
             raise CalibrationError(f"{self.where} holds NaN or infinity")

@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import ObserverBase
 
-from .patterns import attribute
+from .patterns import attribute, find_constants
 
 
 def run_by_operator(
@@ -22,6 +22,7 @@ def run_by_operator(
     """
     placeholders = [node for node in model.graph.nodes if node.op == "placeholder"]
     values: dict[Node, list[Any]] = {node: [batch[i] for batch in batches] for i, node in enumerate(placeholders)}
+    constants = find_constants(model.graph)
     last_reader = {source: node for node in model.graph.nodes for source in node.all_input_nodes}
     with torch.no_grad():
         for node in model.graph.nodes:
@@ -29,6 +30,8 @@ def run_by_operator(
                 return
             if node.op == "get_attr":
                 values[node] = [attribute(model, str(node.target))] * len(batches)
+            elif node in constants:
+                values[node] = [_compute(model, node, values, 0)] * len(batches)
             elif node.op != "placeholder":
                 values[node] = [_compute(model, node, values, i) for i in range(len(batches))]
             if node.op == "call_function":

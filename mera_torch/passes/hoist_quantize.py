@@ -1,0 +1,33 @@
+"""Moves quantize nodes up past operators that compute nothing, towards the operator that computes: q(f(x)) = f(q(x))
+for reshape, permute, slice, cat and max pooling. Other PT2E quantizers place them behind."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from ..ops.common import DEQUANTIZE, DEQUANTIZE_OPS, QUANTIZE, args_of, aten, call, is_call
+
+HOISTED = (
+    aten.reshape.default, aten.permute.default, aten.slice.Tensor, aten.cat.default, aten.max_pool2d.default,
+)  # fmt: skip
+
+
+def hoist_quantize(gm: fx.GraphModule) -> None:
+    """Puts a quantize and a dequantize in front of the operator; sink_dequantize leaves the quantize alone there."""
+    waiting = [node for node in gm.graph.nodes if is_call(node, QUANTIZE)]
+    while waiting:
+        quantize = waiting.pop()
+        node = args_of(quantize)[0]
+        if not is_call(node, *HOISTED) or len(node.users) != 1:
+            continue
+        first = args_of(node)[0]
+        for source in list(first) if isinstance(first, list | tuple) else [first]:
+            if source.op != "call_function" or source.target in DEQUANTIZE_OPS or len(source.users) != 1:
+                continue
+            val = source.meta["val"]
+            with gm.graph.inserting_after(source):
+                above = call(gm, quantize, QUANTIZE, source, *args_of(quantize)[1:], val=val.to(args_of(quantize)[5]))
+            with gm.graph.inserting_after(above):
+                back = call(gm, quantize, DEQUANTIZE, above, *args_of(quantize)[1:], val=val)
+            node.replace_input_with(source, back)
+            waiting.append(above)

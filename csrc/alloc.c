@@ -152,7 +152,7 @@ static mera_status place_floats(compiler *c, int64_t grain, const rect *rects, s
             const int queue = c->jobs.at[b->load].i.queue;
             b->position = min_i64(use, max_i64(max_i64(when, b->earliest), position[queue]));
             position[queue] = b->position;
-            for (int64_t j = b->load; j < b->load + b->loads; j++) c->jobs.at[j].position = b->position;
+            c->jobs.at[b->load].position = b->position;
         }
         for (int64_t i = at; i < at + width; i++) used[i] = b->last + 1;
     }
@@ -209,7 +209,7 @@ static mera_status reorder(compiler *c)
 
 static void place_dram(compiler *c)
 {
-    int64_t at = ((int64_t)c->constants.count + 63) / 64 * 64;
+    int64_t at = (c->buffers.at[0].bytes + 63) / 64 * 64;
     c->buffers.at[0].address = 0;
     for (size_t b = 1; b < c->buffers.count; b++) {
         buffer *x = &c->buffers.at[b];

@@ -3,6 +3,34 @@
 
 #include <stdlib.h>
 
+/* ---- lowering: every job stays inside of the buffers that it names ---- */
+
+mera_status check_lower(compiler *c, mera_status blame)
+{
+    for (size_t b = 0; b < c->buffers.count; b++) {
+        const int64_t load = c->buffers.at[b].load;
+        if (load >= (int64_t)c->jobs.count || (load >= 0 && c->jobs.at[load].i.opcode != DNA_OP_LOAD))
+            return fail(c->ctx, blame, "lowering: buffer %d ('%s') is loaded by job %lld, which is no load", (int)b, c->buffers.at[b].name, (long long)load);
+    }
+    for (size_t i = 0; i < c->jobs.count; i++) {
+        const job *j = &c->jobs.at[i];
+        access a[MAX_ACCESSES];
+        const int n = instr_accesses(&j->i, c->platform.array, a);
+        if (j->i.queue >= queue_count(c->platform.units))
+            return fail(c->ctx, blame, "lowering: job %d: the platform has no such queue", (int)i);
+        for (int k = 0; k < n; k++) {
+            int32_t b = -1;
+            for (int x = 0; x < j->fix_count; x++)
+                if (j->fix[x].field == a[k].field) b = j->fix[x].buffer;
+            const bool inside = b >= 0 && a[k].low >= 0 && a[k].low < a[k].high && a[k].high <= c->buffers.at[b].bytes;
+            if (!inside || (c->buffers.at[b].kind == BUFFER_DRAM) != a[k].dram)
+                return fail(c->ctx, blame, "lowering: job %d (%s): '%s' reaches bytes [%lld, %lld), outside of its buffer", (int)i,
+                            isa_table(j->i.opcode)->name, isa_table(j->i.opcode)->fields[a[k].field].name, (long long)a[k].low, (long long)a[k].high);
+        }
+    }
+    return MERA_OK;
+}
+
 /* ---- allocation: no two SRAM buffers that live at the same time share a byte ---- */
 
 static int by_first_use(const void *a, const void *b)

@@ -172,46 +172,6 @@ mera_status mera_compile(mera_graph *graph, const mera_platform *platform, const
 
 /* ---- dumps ---- */
 
-void print_layers(compiler *c, text *t)
-{
-    static const char *const kinds[] = {"conv", "window", "vector", "copy", "view"};
-    for (size_t r = 0; r < c->roots.count; r++) {
-        const root *x = &c->roots.at[r];
-        text_add(t, "root %d \"%s\" %lld bytes, layers %d..%d, %s\n", (int)r, tensor_at(c, x->tensor)->name, (long long)x->bytes, x->first_layer,
-                 x->last_layer, x->dram ? "dram" : "sram");
-    }
-    for (size_t i = 0; i < c->layers.count; i++) {
-        const layer *l = &c->layers.at[i];
-        if (l->out < 0) continue;
-        text_add(t, "layer %d %s %s \"%s\"", (int)i, kinds[l->kind], op_name(node_at(c, l->node)->op), node_at(c, l->node)->name);
-        if (l->add >= 0) text_add(t, " + %s \"%s\"", op_name(node_at(c, l->add)->op), node_at(c, l->add)->name);
-        if (l->lut >= 0 && l->lut != l->node) text_add(t, " + lut \"%s\"", node_at(c, l->lut)->name);
-        const place *p = &c->places[l->out];
-        text_add(t, " -> root %d + %lld (%lld, %lld, %lld)", p->root, (long long)p->offset, (long long)p->sn, (long long)p->sh, (long long)p->sw);
-        if (l->block_rows) text_add(t, ", blocks of %lld rows%s", (long long)l->block_rows, l->keep_weights ? "" : ", weights loaded for each");
-        text_add(t, "\n");
-    }
-}
-
-void print_jobs(compiler *c, text *t, bool addresses)
-{
-    static const char *const kinds[] = {"resident", "const", "stage", "dram"};
-    for (size_t b = 0; b < c->buffers.count; b++) {
-        const buffer *x = &c->buffers.at[b];
-        text_add(t, "buffer %d %s \"%s\" %lld bytes", (int)b, kinds[x->kind], x->name, (long long)x->bytes);
-        if (addresses) text_add(t, " at %lld, jobs %lld..%lld", (long long)x->address, (long long)x->first, (long long)x->last);
-        text_add(t, "\n");
-    }
-    for (size_t i = 0; i < c->jobs.count; i++) {
-        const job *j = &c->jobs.at[i];
-        text_add(t, "job %d", (int)i);
-        for (int k = 0; k < j->fix_count; k++)
-            text_add(t, " %s@%d", isa_table(j->i.opcode)->fields[j->fix[k].field].name, j->fix[k].buffer);
-        text_add(t, ": ");
-        isa_print(t, &j->i);
-    }
-}
-
 mera_status mera_compile_dump(mera_graph *graph, const mera_platform *platform, const mera_options *options, const char *stage, char **out)
 {
     static const char *const stages[] = {"graph", "fuse", "tile", "lower", "alloc", "schedule", "isa"};
@@ -232,6 +192,34 @@ mera_status mera_compile_dump(mera_graph *graph, const mera_platform *platform, 
         else
             for (size_t i = 0; i < c.code.count; i++) isa_print(&t, &c.code.at[i]);
     }
+    free_compiler(&c);
+    if (status != MERA_OK) {
+        text_drop(&t);
+        return status;
+    }
+    return text_finish(&t, out);
+}
+
+mera_status mera_compile_text(mera_context *ctx, const mera_platform *platform, const char *data, size_t bytes, const char *stage, char **out)
+{
+    TRY(mera_platform_check(ctx, platform));
+    const bool lower = !strcmp(stage, "lower"), alloc = !strcmp(stage, "alloc");
+    if (!lower && !alloc && strcmp(stage, "schedule"))
+        return fail(ctx, MERA_INVALID_ARGUMENT, "lowered text can go on to lower, alloc or schedule, not to '%s'", stage);
+    compiler c;
+    text t;
+    text_init(&t, ctx);
+    mera_status status = MERA_DOES_NOT_FIT;
+    for (int linger = attempts[0].linger; status == MERA_DOES_NOT_FIT && linger >= 0; linger--) {
+        c = (compiler){.ctx = ctx, .platform = *platform, .linger = linger};
+        arena_init(&c.memory, ctx);
+        status = parse_jobs(&c, data, bytes);
+        if (status == MERA_OK && !lower) status = stage_alloc(&c);
+        if (status == MERA_DOES_NOT_FIT && linger > 0) free_compiler(&c);
+    }
+    if (status == MERA_OK && !lower && !alloc) status = stage_schedule(&c);
+    if (status == MERA_OK && (lower || alloc)) print_jobs(&c, &t, alloc);
+    for (size_t i = 0; i < c.code.count && status == MERA_OK; i++) isa_print(&t, &c.code.at[i]);
     free_compiler(&c);
     if (status != MERA_OK) {
         text_drop(&t);

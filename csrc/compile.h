@@ -66,9 +66,8 @@ typedef struct buffer {
     int64_t bytes;
     int64_t first, last; /* program positions (job numbers) of the first and last access */
     int64_t earliest;    /* the program position before which its load may not move */
-    int64_t load;        /* number of the first of its load jobs, or -1; they are consecutive */
-    int64_t loads;       /* how many */
-    int64_t position;    /* where alloc moved the loads */
+    int64_t load;        /* number of the job that loads it, or -1 */
+    int64_t position;    /* where alloc moved the load */
     int64_t address;
 } buffer;
 
@@ -114,7 +113,8 @@ mera_status stage_alloc(compiler *c); /* MERA_DOES_NOT_FIT asks compile.c to try
 mera_status stage_schedule(compiler *c);
 mera_status stage_program(compiler *c, mera_program **program);
 
-/* Independent checkers, always on; a finding is MERA_INTERNAL. */
+/* Independent checkers, always on; a finding is MERA_INTERNAL (in text written by hand: `blame`). */
+mera_status check_lower(compiler *c, mera_status blame);
 mera_status check_alloc(compiler *c);
 mera_status check_schedule(mera_context *ctx, const mera_platform *platform, const instr *code, size_t count);
 mera_status check_encoding(compiler *c, const mera_program *program);
@@ -122,6 +122,8 @@ mera_status check_encoding(compiler *c, const mera_program *program);
 /* One line for each layer, buffer, job: the dumps of the stages. */
 void print_layers(compiler *c, text *t);
 void print_jobs(compiler *c, text *t, bool addresses);
+/* Reads what print_jobs printed after lowering into an empty compiler: jobs, buffers and the number of layers. */
+mera_status parse_jobs(compiler *c, const char *text, size_t bytes);
 
 /* ---- shared by the lowering's files ---- */
 

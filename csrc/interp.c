@@ -44,7 +44,10 @@ static mera_status prepare(mera_interpreter *it)
     it->tasks = arena_array(&it->memory, nodes, sizeof *it->tasks);
     it->runs = arena_array(&it->memory, nodes, sizeof *it->runs);
     if (!it->plans || !it->tasks || !it->runs || !it->offset || !it->last_use) return out_of_memory(ctx);
-    it->threads = ctx_threads(ctx);
+    /* A small network is done before a second thread has come to help. */
+    int64_t macs = 0;
+    for (int32_t n = 0; n < (int32_t)graph->nodes.count; n++) macs += mera_graph_node_macs(graph, n);
+    it->threads = macs < 20000000 ? 1 : ctx_threads(ctx);
     for (size_t i = 0; i < nodes; i++) {
         const graph_node *node = &graph->nodes.at[i];
         op_plan *plan = &it->plans[i];

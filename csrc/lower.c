@@ -44,7 +44,6 @@ mera_status load_constant(compiler *c, const block *b, int64_t offset, int64_t b
     job *j;
     TRY(add_buffer(c, BUFFER_CONST, name, bytes, index));
     c->buffers.at[*index].load = (int64_t)c->jobs.count;
-    c->buffers.at[*index].loads = 1;
     TRY(add_job(c, b, DNA_OP_LOAD, QUEUE_CONST, &j));
     job_address(j, LOAD_dram, 0, offset);
     job_address(j, LOAD_sram, *index, 0);
@@ -114,7 +113,6 @@ static mera_status staged_operand(compiler *c, int32_t tensor, const block *b, i
     *o = (operand){tensor, index, 0, (y1 - y0) * row, row, s[3], n, y0, y1 - y0};
     if (!load) return MERA_OK;
     c->buffers.at[index].load = (int64_t)c->jobs.count;
-    c->buffers.at[index].loads = 1;
     return move_rows(c, b, true, tensor, n, y0, y1 - y0, index);
 }
 
@@ -223,7 +221,6 @@ static mera_status store_outputs(compiler *c, const block *b, int32_t tensor)
             int32_t stage;
             TRY(add_buffer(c, BUFFER_STAGE, tensor_at(c, tensor)->name, bytes, &stage));
             c->buffers.at[stage].load = (int64_t)c->jobs.count;
-            c->buffers.at[stage].loads = 1;
             TRY(add_move(c, b, true, r->dram_buffer, at, stage, 0, bytes, one, none, none));
             TRY(add_move(c, b, false, region, at, stage, 0, bytes, one, none, none));
         }
@@ -231,7 +228,7 @@ static mera_status store_outputs(compiler *c, const block *b, int32_t tensor)
     return MERA_OK;
 }
 
-mera_status stage_lower(compiler *c)
+static mera_status lower_all(compiler *c)
 {
     c->jobs.count = c->buffers.count = c->constants.count = 0;
     c->input_buffer = arena_array(&c->memory, c->graph->inputs.count + 1, sizeof *c->input_buffer);
@@ -267,4 +264,11 @@ mera_status stage_lower(compiler *c)
             TRY(store_outputs(c, &b, c->roots.at[r].tensor));
         }
     return MERA_OK;
+}
+
+mera_status stage_lower(compiler *c)
+{
+    TRY(lower_all(c));
+    c->buffers.at[0].bytes = (int64_t)c->constants.count;
+    return check_lower(c, MERA_INTERNAL);
 }

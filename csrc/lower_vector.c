@@ -220,7 +220,6 @@ static mera_status dma_piece(compiler *c, const block *b, const copy_piece *p)
                 job_address(j, VECTOR_out, stage, 0);
             } else {
                 c->buffers.at[stage].load = (int64_t)c->jobs.count;
-                c->buffers.at[stage].loads = 1;
                 TRY(dma_rows(c, b, true, from->dram_buffer, in, p->in_stride, stage, 0, dense, size));
             }
             TRY(dma_rows(c, b, false, to->dram_buffer, out, p->out_stride, stage, 0, dense, size));

@@ -175,7 +175,6 @@ static mera_status lower_mean_slices(compiler *c, block *b, const window_shape *
             slice.out.offset += c0;
             TRY(add_buffer(c, BUFFER_STAGE, x->name, some * row, &slice.in[0].buffer));
             c->buffers.at[slice.in[0].buffer].load = (int64_t)c->jobs.count;
-            c->buffers.at[slice.in[0].buffer].loads = 1;
             TRY(add_move(c, b, true, c->roots.at[p->root].dram_buffer, p->offset + b->n0 * p->sn + y * p->sh + c0, slice.in[0].buffer, 0, lanes,
                          count, d, t));
             TRY(emit(c, &slice, s, &part, unit, 0, b->y0, 1));

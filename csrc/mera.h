@@ -168,6 +168,9 @@ mera_status mera_compile(mera_graph *graph, const mera_platform *platform, const
 /* The text of one stage: "graph", "fuse", "tile", "lower", "alloc", "schedule", "isa". */
 mera_status mera_compile_dump(mera_graph *graph, const mera_platform *platform, const mera_options *options,
                               const char *stage, char **text);
+/* Goes on from the text of stage "lower", written by hand or dumped, to stage "lower", "alloc" or "schedule". */
+mera_status mera_compile_text(mera_context *ctx, const mera_platform *platform, const char *text, size_t bytes, const char *stage,
+                              char **out);
 void mera_program_destroy(mera_program *program);
 
 /* The container: versioned, checksummed, holds code, constants, platform, the interface, the layer table. */

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from . import graph_text, native, oracle
-from .platform import Platform
+from .dump import graphs_of
+from .errors import InvalidModelError
+from .platform import Platform, find
 
 Progress = Callable[[int, int], None]
 
@@ -135,3 +139,22 @@ def bisect(
         if progress:
             progress(done + 1, len(model.nodes))
     return None
+
+
+def bisect_file(
+    path: str | os.PathLike[str],
+    platform: str | os.PathLike[str] | Platform | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, Difference | None]]:
+    """(name, first difference or None) of each region of a deployment, .pt2 file or DNA graph, for random int8 inputs.
+
+    platform: default: the deployment's own, else SAKURA_1. seed: of the inputs. Raises InvalidModelError for a program,
+    which holds no graph to compare with.
+    """
+    rng = np.random.default_rng(seed)
+    for name, graph, own, options in graphs_of(Path(path)):
+        if isinstance(graph, native.Program):
+            raise InvalidModelError(f"{os.fspath(path)!r} holds a compiled program; bisect needs its graph")
+        inputs = [rng.integers(-128, 128, info.shape).astype(np.int8) for info in graph.inputs]
+        yield name, bisect(graph, inputs, own if platform is None else find(platform), options, progress)

@@ -171,6 +171,23 @@ def dump(
 
 
 @app.command()
+def bisect(
+    file: Annotated[Path, typer.Argument(help="A deployment, a .pt2 file or a DNA graph.")],
+    platform: Annotated[str | None, typer.Option(help="Default: the deployment's own, else SAKURA_1.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+) -> None:
+    """The first node on which oracle, interpreter and simulator differ: there should be none."""
+    from .bisect import bisect_file
+
+    found = False
+    for name, difference in bisect_file(file, platform, seed):
+        found = found or difference is not None
+        console.print(f"{name}: {difference or 'no difference'}", markup=False)
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command()
 def zoo() -> None:
     """The real weights and data that can be fetched, and where they are kept."""
     from . import zoo as artifacts

@@ -26,6 +26,7 @@ from .errors import InternalError, UnsupportedError
 from .lower_bound import work
 from .ops.common import DEQUANTIZE, QUANTIZE, Rejected, args_of, constant, is_call, kwargs_of, origins, target_of
 from .platform import Platform
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     from .project import Deployment
@@ -74,12 +75,13 @@ def export(
     check_output(output_dir, overwrite)
     captured = capture(model, example_inputs)
     check_input_dtypes(captured)
-    built = build(captured, settings, progress)
+    built = build(captured, settings)
     if not built.regions:
         raise UnsupportedError(built.explanation.why_nothing_runs())
     if target == "Simulator":
-        for region in built.regions:
-            region.program  # noqa: B018  (compiles)
+        with progress_bar(settings.config.scheduler["progress_bars"]) as bar:
+            for region in built.regions:
+                region.compile(progress or bar)
     return Deployment.create(output_dir, built, target, settings.config, overwrite)
 
 
@@ -100,7 +102,7 @@ def settings_of(machine: str | os.PathLike[str] | Platform, target: str, config:
     return Settings(found, check_target(target), checked)
 
 
-def build(captured: Captured, settings: Settings, progress: native.Progress | None = None) -> Built:
+def build(captured: Captured, settings: Settings) -> Built:
     """Everything but writing. If lowering finds that a node cannot run after all, that node is left to the host and the
     build begins again without it."""
     excluded: dict[str, str] = {}
@@ -116,9 +118,7 @@ def build(captured: Captured, settings: Settings, progress: native.Progress | No
             continue
         break
     on_dna = {node for region in parts.regions for node in region.nodes}
-    regions = [
-        _region(region, low, on_dna, settings, progress) for region, low in zip(parts.regions, lowered, strict=True)
-    ]
+    regions = [_region(region, low, on_dna, settings) for region, low in zip(parts.regions, lowered, strict=True)]
     graph = _host_graph(gm, parts, regions, on_dna)
     transposes = sum(low.counts["transpose"] for low in lowered)
     return Built(graph, regions, explain_nodes(gm, parts), captured, settings.platform, transposes)
@@ -148,9 +148,7 @@ def _lower(gm: fx.GraphModule, region: Region) -> Lowering:
 # ---- regions and their borders ----
 
 
-def _region(
-    region: Region, low: Lowering, on_dna: set[fx.Node], settings: Settings, progress: native.Progress | None
-) -> DnaRegion:
+def _region(region: Region, low: Lowering, on_dna: set[fx.Node], settings: Settings) -> DnaRegion:
     inside = set(region.nodes)
     inputs = [_input_port(border, on_dna) for border in low.inputs]
     outputs: list[Port] = []
@@ -164,7 +162,6 @@ def _region(
     return DnaRegion(
         f"region_{region.index}", low.graph, inputs, outputs, index,
         settings.platform, settings.config.compiler_options(), rows, work(region.nodes, region.inputs, region.outputs),
-        progress,
     )  # fmt: skip
 
 

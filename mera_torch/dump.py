@@ -31,7 +31,7 @@ def dump(
     """
     if stage not in STAGES:
         raise ConfigError(f"unknown stage {stage!r}: {nearest(stage, STAGES)}; there are {', '.join(STAGES)}")
-    for name, held, own, given in _open(Path(path)):
+    for name, held, own, given in graphs_of(Path(path)):
         machine = own if platform is None else find(platform)
         if isinstance(held, native.Program):
             if stage != "isa" or platform is not None or options:
@@ -48,7 +48,7 @@ def dump(
 Held = tuple[str, "native.Graph | native.Program", Platform, Mapping[str, int]]
 
 
-def _open(path: Path) -> Iterator[Held]:
+def graphs_of(path: Path) -> Iterator[Held]:
     """Name, graph or program, platform and options of all that the path holds."""
     if path.is_dir():
         from .project import load

@@ -66,6 +66,11 @@ class Deployment:
         """The operators that run on the host, in order."""
         return [str(step.target) for step in self._graph.steps if step.region < 0]
 
+    @property
+    def transposes(self) -> int:
+        """Transpose nodes in the regions: 0 for an image CNN."""
+        return sum(node.op == "transpose" for region in self.regions for node in region.graph.nodes)
+
     def get_runner(self, target: str | None = None) -> Runner:
         """A torch.nn.Module that computes what the original module does, on `target` (default: the one exported for).
 

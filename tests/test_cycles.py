@@ -38,9 +38,7 @@ def vector(n: tuple[int, int, int, int] = (1, 1, 1, 1), run: int = 16, **fields:
     return f"vector0.vector {counts} run={run} " + " ".join(f"{name}={value}" for name, value in fields.items())
 
 
-def conv(
-    oh: int, ow: int, co: int = 16, kh: int = 3, kw: int = 1, run: int = 48, out: int = 32768, more: str = ""
-) -> str:
+def conv(oh: int, ow: int, co: int = 16, kh: int = 3, kw: int = 1, run: int = 48, out: int = 32768) -> str:
     chunk = co * W
     return (
         f"array0.conv first=1 last=1 in_rows=64 in_row_bytes=1024 in_pitch=1024 oh={oh} ow={ow} sy=1 sx=16 "
@@ -51,9 +49,9 @@ def conv(
 
 def window(mode: int, oh: int, ow: int, run: int, kh: int, kw: int, pitch: int = 1024, out: int = 65536) -> str:
     return (
-        f"window0.window mode={mode} in_rows=60 in_row_bytes={pitch} in_pitch={pitch} oh={oh} ow={ow} run={run} "
-        f"sy=1 sx=16 kh={kh} kw={kw} dy=1 dx=16 cy1=60 cx1={pitch} channels=16 w=196608 param=229376 low=-128 high=127 out={out} "
-        f"out_pitch=1024 out_step=16"
+        f"window0.window mode={mode} first=1 last=1 in_rows=60 in_row_bytes={pitch} in_pitch={pitch} oh={oh} ow={ow} "
+        f"run={run} sy=1 sx=16 kh={kh} kw={kw} dy=1 dx=16 cy1=60 cx1={pitch} channels=16 w=196608 param=229376 "
+        f"low=-128 high=127 out={out} out_pitch=1024 out_step=16"
     )
 
 

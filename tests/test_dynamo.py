@@ -158,7 +158,7 @@ def test_inputs_changed_in_place(data: Tensor) -> None:
 def test_nothing_is_left_behind(data: Tensor) -> None:
     def regions() -> int:
         gc.collect()
-        return sum(isinstance(thing, DnaRegion) for thing in gc.get_objects())
+        return sum(type(thing) is DnaRegion for thing in gc.get_objects())
 
     before = regions()
     model = quantized(models.PlainCnn(), data)

@@ -77,12 +77,16 @@ def float_weight(x: Tensor) -> Tensor:
     return through_int8(F.conv2d(through_int8(x), torch.ones(4, 3, 2, 2)))
 
 
+def transposed(x: Tensor) -> Tensor:
+    return through_int8(F.conv_transpose2d(through_int8(x), torch.ones(3, 4, 2, 2)))
+
+
 def alpha(x: Tensor) -> Tensor:
     return through_int8(torch.add(through_int8(x), through_int8(x * 2), alpha=2))
 
 
 BROKEN = [
-    (lambda x: through_int8(F.conv_transpose2d(through_int8(x), torch.ones(3, 4, 2, 2))), "conv_transpose2d"),
+    (transposed, "transposed convolution has no DNA operator"),
     (float_weight, "weight must be a constant quantized"),
     (alpha, "alpha must be 1, got 2"),
     (two_dtypes, "quantized to int8"),

@@ -78,6 +78,7 @@ def test_metrics(deployment: mera_torch.Deployment) -> None:
     assert all(isinstance(metrics[name], int) and metrics[name] > 0 for name in names)
     assert metrics["cycles"] >= metrics["lower_bound_cycles"]
     assert 0 < metrics["utilization"] <= 1
+    assert deployment.transposes == 0
     assert metrics["latency_ms"] == pytest.approx(metrics["cycles"] / 300e3)
     layers = metrics["layers"]
     stem = next(row for row in layers if row["module"] == "stem.0")
@@ -233,6 +234,17 @@ def test_overwrite(converted: fx.GraphModule, inputs: tuple[Tensor, ...], tmp_pa
     mera_torch.export(converted, inputs, path, overwrite=True)
     assert mera_torch.load(path).platform.name == "SAKURA_1"
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_progress_bar_on_the_error_stream(
+    converted: fx.GraphModule, inputs: tuple[Tensor, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mera_torch.export(
+        converted, inputs, tmp_path / "d", build_config={"scheduler_config": {"progress_bars": True}}, overwrite=True
+    )
+    stages: list[str] = []
+    mera_torch.export(converted, inputs, tmp_path / "e", progress=lambda stage, done, total: stages.append(stage))
+    assert capsys.readouterr().out == "" and stages
 
 
 def test_dump_ir(converted: fx.GraphModule, inputs: tuple[Tensor, ...], tmp_path: Path) -> None:

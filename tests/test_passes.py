@@ -279,7 +279,8 @@ def test_batch_norm_behind_a_convolution_is_the_convolutions_own() -> None:
         def __init__(self) -> None:
             super().__init__()
             generator = torch.Generator().manual_seed(1)
-            self.register_buffer("weight", torch.randint(-127, 128, (4, 3, 3, 3), dtype=torch.int8, generator=generator))
+            weight = torch.randint(-127, 128, (4, 3, 3, 3), dtype=torch.int8, generator=generator)
+            self.register_buffer("weight", weight)
             self.bn = nn.BatchNorm2d(4)
             with torch.no_grad():
                 self.bn.weight.copy_(torch.tensor([1.0, -0.5, 0.0, 2.0]))

@@ -108,6 +108,9 @@ class _Compiled:
 
         with unset_fake_temporarily():  # constants are computed with, for real
             built = build(_captured(gm, self.fixed), self.settings)
+        if self.settings.target == "Simulator":
+            for region in built.regions:
+                region.compile()
         if not built.regions:
             _warn(built.explanation.why_nothing_runs())
         runtime_inputs = [i for i, _ in enumerate(fake_inputs) if i not in self.fixed]

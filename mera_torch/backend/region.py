@@ -91,16 +91,19 @@ class DnaRegion:
     options: Mapping[str, int]
     rows: dict[str, tuple[str, str, str]]
     lower_bound: dict[str, int]
-    progress: native.Progress | None = None
     _program: native.Program | None = None
     _engines: dict[str, Any] = field(default_factory=dict)
 
+    def compile(self, progress: native.Progress | None = None) -> native.Program:
+        """The program, compiled if it is not yet. Raises DoesNotFitError, UnsupportedError."""
+        if self._program is None:
+            self._program = self.graph.compile(self.platform, dict(self.options), progress)
+        return self._program
+
     @property
     def program(self) -> native.Program:
-        """Compiled when first asked for."""
-        if self._program is None:
-            self._program = self.graph.compile(self.platform, dict(self.options), self.progress)
-        return self._program
+        """compile()'s."""
+        return self.compile()
 
     def adopt(self, program: native.Program) -> None:
         """A program that was compiled before."""

@@ -17,23 +17,10 @@ from torch import fx
 
 from .. import native
 from ..errors import InvalidModelError, UnsupportedError
-from ..ops.common import QParams, Rejected, args_of, constant, is_call, kwargs_of, origins, shape
+from ..ops.common import QParams, Rejected, args_of, constant, kwargs_of, origins, shape
 from ..ops.registry import LOWERINGS
+from .forms import IMAGE, Form, Groups, Shape4, form_of, form_of_input, spread
 from .layout import Axes, Layout, moves
-
-Shape4 = tuple[int, int, int, int]
-Groups = tuple[Axes, Axes, Axes, Axes]
-"""For each of the DNA's dimensions N, H, W, C: the PyTorch dimensions that it is the product of."""
-
-IMAGE: Groups = ((0,), (2,), (3,), (1,))
-
-
-@dataclass(frozen=True)
-class Form:
-    """The DNA shape of a tensor and the PyTorch tensor that it stands for."""
-
-    shape: Shape4
-    layout: Layout
 
 
 @dataclass(frozen=True)
@@ -189,7 +176,7 @@ class Lowering:
         groups = self._groups(node, [d for d, size in enumerate(result) if size != 1])
         value = self.read(node, groups)
         axes = {d: axis for axis, group in enumerate(groups) for d in group}
-        return value.tensor, axes, _form(result, groups)
+        return value.tensor, axes, form_of(result, groups)
 
     def joined(self, nodes: Sequence[Any], dim: int, result: tuple[int, ...]) -> tuple[list[int], Form, int]:
         """Inputs of a concatenation in one order: (tensors, form of the result, DNA dimension of dim)."""
@@ -199,7 +186,7 @@ class Lowering:
         groups = self._groups(lead, [d for d, size in enumerate(result) if size != 1])
         axis = next(i for i, group in enumerate(groups) if dim in group)
         q = self._current.meta["q"]
-        return [self.read(node, groups, q).tensor for node in nodes], _form(result, groups), axis
+        return [self.read(node, groups, q).tensor for node in nodes], form_of(result, groups), axis
 
     def broadcast(self, a: Any, a_q: Any, b: Any, b_q: Any, result: tuple[int, ...]) -> tuple[int, int, Form]:
         """Both operands of an elementwise operator in one order: (tensor a, tensor b, form of the result)."""
@@ -223,7 +210,7 @@ class Lowering:
 
     def emit_image(self, node: fx.Node, op: str, inputs: list[int], attrs: dict[str, int]) -> None:
         """An operator with a result [N,C,H,W] in PyTorch, NHWC here."""
-        self.emit_like(node, op, inputs, attrs, _form(shape(node), IMAGE))
+        self.emit_like(node, op, inputs, attrs, form_of(shape(node), IMAGE))
 
     def emit_rows(
         self, node: fx.Node, op: str, inputs: list[int], attrs: dict[str, int], form: Form, outputs: int
@@ -317,7 +304,7 @@ class Lowering:
                 order = [0, 2, 3, 1] if rank == 4 else dims
             else:
                 order = [d for d in dims if d not in fast] + list(fast)
-        return _spread(order)
+        return spread(order)
 
     def _reorder(self, value: Value, order: Axes) -> Value:
         """Storage axes brought into `order`: nothing, or as many transposes as there are blocks to exchange."""
@@ -356,7 +343,7 @@ class Lowering:
     # ---- the graph ----
 
     def _input(self, node: fx.Node, nodes: Sequence[fx.Node]) -> None:
-        form = _form_of_input(node, set(nodes))
+        form = form_of_input(node, set(nodes))
         q = QParams(*node.meta["q"])
         tensor = self._tensor(self._name(node), form.shape, q)
         self.graph.input(tensor)
@@ -399,45 +386,3 @@ def _sentence(message: str) -> str:
     """The core's message without the operator, name, layer and source that it begins with."""
     found = re.match(r'\w+ "[^"]*"(?: in layer \S+)?(?: \(.*?\))?: (.*)', message, re.DOTALL)
     return found[1] if found else message
-
-
-def _spread(order: Sequence[int]) -> Groups:
-    """Up to four dimensions as N, H, W, C: one is C; two N and C; three N, W, C."""
-    n: Any = tuple((d,) for d in order)
-    e: tuple[int, ...] = ()
-    found: Groups = {
-        0: (e, e, e, e), 1: (e, e, e, *n), 2: (*n[:1], e, e, *n[1:]), 3: (*n[:1], e, *n[1:]), 4: n,
-    }[len(n)]  # fmt: skip
-    return found
-
-
-def _form(result: tuple[int, ...], groups: Groups) -> Form:
-    """The form of a tensor of PyTorch shape `result` that lies in memory in the order of `groups`."""
-    order = [d for group in groups for d in group]
-    order = [d for d in range(len(result)) if d not in order] + order
-    extents = [math.prod(result[d] for d in group) for group in groups]
-    return Form((extents[0], extents[1], extents[2], extents[3]), Layout.of(result, tuple(order)))
-
-
-def _form_of_input(node: fx.Node, region: set[fx.Node]) -> Form:
-    """How an input should lie in memory: as its first reader wants it, looking through permutations."""
-    sizes = shape(node)
-    order = list(range(len(sizes)))  # PyTorch dimension of `node` that each dimension of `current` is
-    current, wanted = node, None
-    while wanted is None:
-        readers = [user for user in current.users if user in region]
-        if not readers:
-            break
-        user = readers[0]
-        if is_call(user, torch.ops.aten.permute.default):
-            order = [order[d] for d in args_of(user)[1]]
-            current = user
-            continue
-        rows = getattr(user.target, "__name__", "") == "linear" or is_call(user, torch.ops.aten.reshape.default)
-        wanted = order if rows or len(order) != 4 else [order[0], order[2], order[3], order[1]]
-    wanted = wanted or order
-    dims = [d for d in wanted if sizes[d] != 1] if len(sizes) > 4 else wanted
-    if len(dims) <= 4:
-        return _form(sizes, _spread(dims))
-    total = math.prod(sizes)
-    return Form((1, 1, 1, total), Layout.of(sizes, tuple(wanted)))

@@ -5,7 +5,7 @@ one thread at a time, which its lock sees to.
 """
 
 from mera_torch.native.context import Context
-from mera_torch.native.graph import Array, Graph, NodeInfo, Progress, TensorInfo
+from mera_torch.native.graph import Array, Graph, NodeInfo, Progress, TensorInfo, compile_text
 from mera_torch.native.program import Program
 from mera_torch.native.run import (
     FloatArray,
@@ -43,6 +43,7 @@ __all__ = [
     "Simulator",
     "TensorInfo",
     "check_platform",
+    "compile_text",
     "core_features",
     "core_version",
     "dequantize_i8",

@@ -236,6 +236,14 @@ class Graph:
         return self.context.text(lib.mera_compile_dump, *args)
 
 
+def compile_text(text: str, platform: Platform, stage: str = "schedule", context: Context | None = None) -> str:
+    """Goes on from the text of stage "lower", dumped or written by hand, to stage lower, alloc or schedule."""
+    data = text.encode()
+    args = (platform_to_c(platform), data, len(data), stage.encode())
+    context = context or Context()
+    return context.text(lib.mera_compile_text, context.pointer, *args)
+
+
 class _ProgressState:
     def __init__(self, function: Progress | None) -> None:
         self.function = function

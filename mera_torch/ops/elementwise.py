@@ -40,12 +40,6 @@ def one_operand_whole(*, a: list[int], b: list[int], y: list[int]) -> bool:
     return y in (a, b)
 
 
-@constraint
-def tensor_operand(*, got: str) -> bool:
-    """one operand must be a quantized tensor, got {got}"""
-    return not got
-
-
 # ---- quantized operators and their references ----
 
 

@@ -90,6 +90,17 @@ def conv(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
     return call(gm, node, aten.convolution.default, *args)
 
 
+@rule(aten.conv_transpose1d.default, aten.conv_transpose2d.input)
+def conv_transpose(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
+    a = arguments(node)
+    rank = len(shape(node)) - 2
+    stride, padding, dilation, output = (
+        _spread(a[name], rank) for name in ("stride", "padding", "dilation", "output_padding")
+    )
+    args = (a["input"], a["weight"], a["bias"], stride, padding, dilation, True, output, a["groups"])
+    return call(gm, node, aten.convolution.default, *args)
+
+
 @rule(aten.conv2d.padding, aten.conv1d.padding)
 def conv_padding(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
     """padding="same" or "valid": the odd element goes to the end, as in PyTorch."""

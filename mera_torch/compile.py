@@ -103,20 +103,24 @@ def settings_of(machine: str | os.PathLike[str] | Platform, target: str, config:
 
 
 def build(captured: Captured, settings: Settings) -> Built:
-    """Everything but writing. If lowering finds that a node cannot run after all, that node is left to the host and the
-    build begins again without it."""
+    """Everything but writing. If lowering finds that nodes cannot run after all, they are left to the host and the build
+    begins again without them."""
     excluded: dict[str, str] = {}
     while True:
         gm = _copy(captured.gm)
         gm.meta["mera_excluded"] = excluded
         passes.run(gm)
         parts = partition(gm)
-        try:
-            lowered = [_lower(gm, region) for region in parts.regions]
-        except Rejected as rejection:
+        lowered: list[Lowering] = []
+        rejections: list[Rejected] = []
+        for region in parts.regions:
+            low = Lowering(f"region_{region.index}", gm)
+            lowered.append(low)
+            rejections += low.run(region.inputs, region.nodes, region.outputs)
+        if not rejections:
+            break
+        for rejection in rejections:
             _exclude(excluded, rejection)
-            continue
-        break
     on_dna = {node for region in parts.regions for node in region.nodes}
     regions = [_region(region, low, on_dna, settings) for region, low in zip(parts.regions, lowered, strict=True)]
     graph = _host_graph(gm, parts, regions, on_dna)
@@ -137,12 +141,6 @@ def _exclude(excluded: dict[str, str], rejection: Rejected) -> None:
     if not fresh:
         raise InternalError(f"node {rejection.node.name} cannot be lowered, nor left to the host: {rejection.reason}")
     excluded[fresh[0]] = rejection.reason
-
-
-def _lower(gm: fx.GraphModule, region: Region) -> Lowering:
-    low = Lowering(f"region_{region.index}", gm)
-    low.run(region.inputs, region.nodes, region.outputs)
-    return low
 
 
 # ---- regions and their borders ----

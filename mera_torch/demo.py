@@ -91,8 +91,8 @@ def photos_task(name: str) -> Task:
         inputs=inputs,
         labels=[photo.label for photo in shown],
         calibration=[(image.flip(3),) for image in inputs],
-        calibrated_on="the photos' mirror images, biases corrected",
-        config={"correct_bias": True},
+        calibrated_on="the photos' mirror images, channels equalized",
+        config={"equalize": True},
         names=zoo_models.class_names(),
         pictures={index: shrunk(zoo_models.crop(shown[index].data), PHOTO_SIDE) for index in spread(len(shown))},
     )

@@ -61,7 +61,7 @@ def steps_apart_by_node(converted: fx.GraphModule, *inputs: Tensor) -> dict[str,
     gm = passes.run(capture(converted, inputs).gm)
     (region,) = partition(gm).regions
     low = Lowering("region", gm)
-    low.run(region.inputs, region.nodes, region.outputs)
+    assert low.run(region.inputs, region.nodes, region.outputs) == []
     given = dict(zip([n for n in gm.graph.nodes if n.op == "placeholder"], inputs, strict=True))
     stored = []
     for border in low.inputs:

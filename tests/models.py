@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mera_torch.zoo_models.mobilenet_v1 import MobileNetV1
+
 
 def conv_bn(
     inputs: int, outputs: int, kernel: int = 3, *, activation: nn.Module | None = None, **options: Any
@@ -185,26 +187,6 @@ class Activations(nn.Module):
         y = F.pad(y, (1, 2, 0, 1))[:, :, : x.shape[2], 1 : x.shape[3] + 1] + e
         y = (y * self.scale + 0.5) - f * 0.25
         return torch.cat([F.relu6(y + 3) / 6, g + g, h, i], 1)
-
-
-class MobileNetV1(nn.Module):
-    """MobileNetV1 (Howard et al., arXiv 1704.04861, table 1). Input [N, 3, H, W]."""
-
-    BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
-
-    def __init__(self, width: float = 1.0, classes: int = 1000) -> None:
-        super().__init__()
-        channels = max(8, int(32 * width))
-        layers: list[nn.Module] = [conv_bn(3, channels, stride=2)]
-        for full, stride in self.BLOCKS:
-            outputs = max(8, int(full * width))
-            layers += [conv_bn(channels, channels, stride=stride, groups=channels), conv_bn(channels, outputs, 1)]
-            channels = outputs
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(channels, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x).mean([2, 3]))
 
 
 SMALL_MODELS: dict[str, Callable[[], nn.Module]] = {

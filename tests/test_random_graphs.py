@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from random_graphs import graphs, random_inputs
 
 from mera_torch import graph_text, native, oracle
 from mera_torch.bisect import bisect, build
-from mera_torch.errors import DoesNotFitError
+from mera_torch.errors import DoesNotFitError, InvalidModelError, UnsupportedError
 from mera_torch.platform import Platform, platforms
 
 
@@ -28,12 +29,32 @@ SMALL = [
 ]
 
 
+def kernel_sets() -> list[str]:
+    """Those that this CPU runs."""
+    found = []
+    for name in ("generic", "avx2", "avx512vnni"):
+        with contextlib.suppress(InvalidModelError, UnsupportedError):
+            native.Context(kernels=name)
+            found.append(name)
+    return found
+
+
+TILES = st.fixed_dictionaries(
+    {},
+    optional={
+        f"max_{what}_{side}": st.sampled_from([1, 2, 3, 7, 16])
+        for what in ("tile", "acc_tile")
+        for side in ("height", "width")
+    },
+)
+
+
 def equal(wanted: Sequence[oracle.Int8], got: Sequence[oracle.Int8]) -> bool:
     return all(np.array_equal(w.reshape(-1), g.reshape(-1)) for w, g in zip(wanted, got, strict=True))
 
 
 @settings(max_examples=60, deadline=None)
-@given(graphs(), st.integers(0, 1000), st.sampled_from(["auto", "generic"]))
+@given(graphs(), st.integers(0, 1000), st.sampled_from(kernel_sets()))
 def test_interpreter_equals_oracle(graph: oracle.Graph, seed: int, kernels: str) -> None:
     inputs = random_inputs(graph, seed)
     built = build(graph, native.Context(kernels=kernels))
@@ -45,19 +66,19 @@ def test_interpreter_equals_oracle(graph: oracle.Graph, seed: int, kernels: str)
 
 
 @settings(max_examples=40, deadline=None)
-@given(graphs(), st.integers(0, 1000), st.sampled_from([*platforms(), *SMALL]))
-def test_simulator_equals_oracle(graph: oracle.Graph, seed: int, platform: Platform) -> None:
+@given(graphs(), st.integers(0, 1000), st.sampled_from([*platforms(), *SMALL]), TILES)
+def test_simulator_equals_oracle(graph: oracle.Graph, seed: int, platform: Platform, tiles: dict[str, int]) -> None:
     inputs = random_inputs(graph, seed)
     built = build(graph)
     try:
-        program = built.compile(platform)
+        program = built.compile(platform, tiles)
     except DoesNotFitError:
         assert platform in SMALL, "random graphs are small"
         event(f"{platform.name}: does not fit")
         return
     event(f"{platform.name}: runs")
     assert equal(oracle.run(graph, inputs), native.Simulator(program).run(inputs)), bisect(
-        built, inputs, platform
+        built, inputs, platform, tiles
     )
 
 
@@ -82,6 +103,7 @@ def test_program_files_hold_the_whole_program(platform: Platform, graph: oracle.
     except DoesNotFitError:
         assert platform in SMALL
         return
+    assert build(graph).compile(platform, {"workers": 2}).save() == program.save()
     inputs = random_inputs(graph)
     for again in (native.Program.load(program.save()), native.Program.parse(program.text())):
         assert again.text() == program.text()

@@ -34,16 +34,36 @@ static void count(tally *t, mera_status status)
     t->refused += status == MERA_INTERNAL;
 }
 
-/* Every stage up to the schedule, as compile.c runs them. */
-static mera_status stages(compiler *c)
+/* The first stages, as compile.c runs them. */
+static mera_status until_lowered(compiler *c)
 {
     TRY(stage_fuse(c));
     c->chunk_bytes = 4096;
     c->slack = platform.sram_bytes / 4;
     TRY(stage_plan(c));
-    TRY(stage_lower(c));
-    TRY(stage_alloc(c));
-    return stage_schedule(c);
+    return stage_lower(c);
+}
+
+/* An operand of a job begins where its buffer ends, or in front of it. */
+static void spoil_lowering(compiler *c, tally *t)
+{
+    for (size_t i = 0; i < c->jobs.count; i++) {
+        job *j = &c->jobs.at[i];
+        access a[MAX_ACCESSES];
+        const int accesses = instr_accesses(&j->i, platform.array, a);
+        for (int k = 0; k < j->fix_count; k++) {
+            bool used = false; /* a window in the padding alone reads nothing */
+            for (int n = 0; n < accesses; n++) used = used || a[n].field == j->fix[k].field;
+            if (!used) continue;
+            int64_t *field = &j->i.f[j->fix[k].field];
+            const int64_t kept = *field, spoilt[2] = {kept + c->buffers.at[j->fix[k].buffer].bytes, kept - c->buffers.at[j->fix[k].buffer].bytes};
+            for (int s = 0; s < 2; s++) {
+                *field = spoilt[s];
+                count(t, check_lower(c, MERA_INTERNAL));
+            }
+            *field = kept;
+        }
+    }
 }
 
 /* A buffer moves onto another one that lives at the same time, or out of SRAM. */
@@ -106,7 +126,7 @@ static void spoil_encoding(compiler *c, const mera_program *program, tally *t)
     }
 }
 
-static void check_graph(mera_context *ctx, const char *path, tally t[4])
+static void check_graph(mera_context *ctx, const char *path, tally t[5])
 {
     static char text[1 << 20];
     FILE *file = fopen(path, "rb");
@@ -118,7 +138,10 @@ static void check_graph(mera_context *ctx, const char *path, tally t[4])
     must(ctx, mera_graph_parse(ctx, text, bytes, &graph), path);
     compiler c = {.ctx = ctx, .graph = graph, .platform = platform};
     arena_init(&c.memory, ctx);
-    must(ctx, stages(&c), path);
+    must(ctx, until_lowered(&c), path);
+    spoil_lowering(&c, &t[4]);
+    must(ctx, stage_alloc(&c), path);
+    must(ctx, stage_schedule(&c), path);
     must(ctx, check_schedule(ctx, &platform, c.code.at, c.code.count), path);
     must(ctx, stage_program(&c, &program), path);
     spoil_encoding(&c, program, &t[3]);
@@ -142,13 +165,13 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int least_percent;
-    } checkers[4] = {{"allocation", 100}, {"schedule, a wait less", 60}, {"schedule, deadlock", 100}, {"encoding", 100}};
-    tally t[4] = {{0, 0}};
+    } checkers[5] = {{"allocation", 100}, {"schedule, a wait less", 60}, {"schedule, deadlock", 100}, {"encoding", 100}, {"lowering", 100}};
+    tally t[5] = {{0, 0}};
     int failures = 0;
     mera_context *ctx = mera_context_create(-1);
     if (!ctx || argc < 2) die("usage", "checkers GRAPH...");
     for (int i = 1; i < argc; i++) check_graph(ctx, argv[i], t);
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < 5; k++) {
         printf("%s: %" PRId64 " of %" PRId64 " refused\n", checkers[k].name, t[k].refused, t[k].tried);
         failures += t[k].tried == 0 || t[k].refused * 100 < t[k].tried * checkers[k].least_percent;
     }

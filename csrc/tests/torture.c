@@ -87,8 +87,14 @@ typedef struct buffers {
 } buffers;
 
 typedef int64_t size_of(const void *object, int32_t index);
-static int64_t graph_input_size(const void *g, int32_t i) { return mera_graph_tensor_bytes(g, mera_graph_input_tensor(g, i)); }
-static int64_t graph_output_size(const void *g, int32_t i) { return mera_graph_tensor_bytes(g, mera_graph_output_tensor(g, i)); }
+static int64_t graph_input_size(const void *g, int32_t i)
+{
+    return mera_graph_tensor_bytes(g, mera_graph_input_tensor(g, i));
+}
+static int64_t graph_output_size(const void *g, int32_t i)
+{
+    return mera_graph_tensor_bytes(g, mera_graph_output_tensor(g, i));
+}
 static int64_t program_input_size(const void *p, int32_t i) { return mera_program_input_bytes(p, i); }
 static int64_t program_output_size(const void *p, int32_t i) { return mera_program_output_bytes(p, i); }
 
@@ -115,7 +121,8 @@ static mera_status interpret(mera_graph *graph, const buffers *in, buffers *out)
     mera_interpreter *interpreter = NULL;
     mera_status status = mera_interpreter_create(graph, &interpreter);
     if (status == MERA_OK)
-        status = mera_interpreter_run(interpreter, in->count, (const void *const *)in->at, in->bytes, out->count, out->at, out->bytes);
+        status = mera_interpreter_run(interpreter, in->count, (const void *const *)in->at, in->bytes, out->count, out->at,
+                                      out->bytes);
     mera_interpreter_destroy(interpreter);
     return status;
 }
@@ -126,7 +133,8 @@ static mera_status simulate(mera_program *program, const buffers *in, buffers *o
     mera_stats stats;
     mera_status status = mera_simulator_create(program, &simulator);
     if (status == MERA_OK)
-        status = mera_simulator_run(simulator, in->count, (const void *const *)in->at, in->bytes, out->count, out->at, out->bytes);
+        status = mera_simulator_run(simulator, in->count, (const void *const *)in->at, in->bytes, out->count, out->at,
+                                    out->bytes);
     if (status == MERA_OK) status = mera_simulator_stats(simulator, &stats);
     mera_simulator_destroy(simulator);
     return status;
@@ -352,8 +360,20 @@ static void seal(blob *b, int kind)
 /* One alteration: of bits, of a number, of the length, or a piece taken from elsewhere in `other`. */
 static void mutate(blob *b, const blob *other, uint64_t *random)
 {
-    static const uint64_t extremes[] = {0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff,
-                                        0x7fffffffffffffff, 0x8000000000000000, 0xffffffffffffffff};
+    static const uint64_t extremes[] = {0,
+                                        1,
+                                        2,
+                                        0x7f,
+                                        0x80,
+                                        0xff,
+                                        0x7fff,
+                                        0xffff,
+                                        0x7fffffff,
+                                        0x80000000,
+                                        0xffffffff,
+                                        0x7fffffffffffffff,
+                                        0x8000000000000000,
+                                        0xffffffffffffffff};
     if (!b->bytes) return;
     const size_t at = below(random, b->bytes), piece = below(random, 1 + below(random, 256));
     switch (below(random, 8)) {
@@ -459,7 +479,8 @@ static void fuzz(uint64_t seed, int64_t first, int64_t last, const sample *sampl
     }
     alarm(0);
     for (int k = 0; k < KINDS; k++)
-        printf("%s: %" PRId64 " altered, %" PRId64 " loaded all the same, %" PRId64 " ran\n", names[k], tried[k], loaded[k], ran[k]);
+        printf("%s: %" PRId64 " altered, %" PRId64 " loaded all the same, %" PRId64 " ran\n", names[k], tried[k], loaded[k],
+               ran[k]);
 }
 
 int main(int argc, char **argv)

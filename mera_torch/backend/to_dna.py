@@ -46,7 +46,6 @@ class Lowering:
     """Builds the DNA graph of one region.
 
     inputs: the int8 FX nodes outside that the region reads; nodes: its nodes in order; outputs: those read outside.
-    Raises Rejected, naming the node, if one cannot be lowered.
     """
 
     def __init__(self, name: str, gm: fx.GraphModule) -> None:
@@ -62,21 +61,27 @@ class Lowering:
         self._owners: dict[str, fx.Node] = {}  # of the DNA nodes, by name
         self._shape_of: dict[int, Shape4] = {}
 
-    def run(self, inputs: Sequence[fx.Node], nodes: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> None:
-        for node in inputs:
-            self._input(node, nodes)
-        for node in nodes:
-            self._node = node
-            LOWERINGS[node.target](self, node)
-        given = {border.tensor for border in self.inputs}
-        for node in outputs:
-            value = self.values[node]
-            if value.tensor in given:
-                self.reject(node, "it only rearranges an input, which the host does in passing")
-            if value.tensor not in {border.tensor for border in self.outputs}:
-                self.graph.output(value.tensor)
-            self.outputs.append(Border(node, value.form, value.q, value.tensor))
-        self._finish()
+    def run(self, inputs: Sequence[fx.Node], nodes: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> list[Rejected]:
+        """Builds the graph; gives the nodes that cannot go to the DNA, without which it must be built anew."""
+        try:
+            for node in inputs:
+                self._input(node, nodes)
+            for node in nodes:
+                self._node = node
+                LOWERINGS[node.target](self, node)
+            given = {border.tensor for border in self.inputs}
+            idle = [node for node in outputs if self.values[node].tensor in given]
+            if idle:
+                return [Rejected(node, "it only rearranges an input, which the host does in passing") for node in idle]
+            for node in outputs:
+                value = self.values[node]
+                if value.tensor not in {border.tensor for border in self.outputs}:
+                    self.graph.output(value.tensor)
+                self.outputs.append(Border(node, value.form, value.q, value.tensor))
+            self._finish()
+        except Rejected as rejection:
+            return [rejection]
+        return []
 
     def _finish(self) -> None:
         """The core's own check of the graph; what it refuses, of a node that it names, is left to the host."""

@@ -19,13 +19,17 @@ def conv_bn_relu(inputs: int, outputs: int, kernel: int, *, stride: int = 1, gro
 
 
 class MobileNetV1(nn.Module):
-    """float32 [N, 3, H, W] -> logits [N, classes]: 4.2 million parameters, 569 million MACs at 224x224."""
+    """float32 [N, 3, H, W] -> logits [N, classes]: 4.2 million parameters, 569 million MACs at 224x224 and width 1.
 
-    def __init__(self, classes: int = 1000) -> None:
+    width: what every number of channels is multiplied by; at least 8 are left.
+    """
+
+    def __init__(self, width: float = 1.0, classes: int = 1000) -> None:
         super().__init__()
-        layers: list[nn.Module] = [conv_bn_relu(3, STEM, 3, stride=2)]
-        channels = STEM
-        for outputs, stride in LAYERS:
+        channels = max(8, int(STEM * width))
+        layers: list[nn.Module] = [conv_bn_relu(3, channels, 3, stride=2)]
+        for full, stride in LAYERS:
+            outputs = max(8, int(full * width))
             layers.append(conv_bn_relu(channels, channels, 3, stride=stride, groups=channels))
             layers.append(conv_bn_relu(channels, outputs, 1))
             channels = outputs

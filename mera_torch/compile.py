@@ -103,8 +103,8 @@ def settings_of(machine: str | os.PathLike[str] | Platform, target: str, config:
 
 
 def build(captured: Captured, settings: Settings) -> Built:
-    """Everything but writing. If lowering finds that nodes cannot run after all, they are left to the host and the build
-    begins again without them."""
+    """Everything but writing. If lowering finds that nodes cannot run after all, they are left to the host, and the
+    build begins again without them."""
     excluded: dict[str, str] = {}
     while True:
         gm = _copy(captured.gm)
@@ -119,8 +119,7 @@ def build(captured: Captured, settings: Settings) -> Built:
             rejections += low.run(region.inputs, region.nodes, region.outputs)
         if not rejections:
             break
-        for rejection in rejections:
-            _exclude(excluded, rejection)
+        _exclude(excluded, rejections)
     on_dna = {node for region in parts.regions for node in region.nodes}
     regions = [_region(region, low, on_dna, settings) for region, low in zip(parts.regions, lowered, strict=True)]
     graph = _host_graph(gm, parts, regions, on_dna)
@@ -136,11 +135,15 @@ def _copy(gm: fx.GraphModule) -> fx.GraphModule:
     return new
 
 
-def _exclude(excluded: dict[str, str], rejection: Rejected) -> None:
-    fresh = [o.name for o in origins(rejection.node) if o.name not in excluded]
-    if not fresh:
-        raise InternalError(f"node {rejection.node.name} cannot be lowered, nor left to the host: {rejection.reason}")
-    excluded[fresh[0]] = rejection.reason
+def _exclude(excluded: dict[str, str], rejections: list[Rejected]) -> None:
+    """Adds the rejected operators to those left to the host: at least one more each time, so that it ends."""
+    for rejection in rejections:
+        found = [o.name for o in origins(rejection.node)]
+        fresh = [name for name in found if name not in excluded]
+        if fresh:
+            excluded[fresh[0]] = rejection.reason
+        elif rejection is rejections[0]:
+            raise InternalError(f"node {rejection.node.name} can neither be lowered nor left out: {rejection.reason}")
 
 
 # ---- regions and their borders ----
@@ -219,7 +222,7 @@ def _host_graph(gm: fx.GraphModule, parts: Partition, regions: list[DnaRegion], 
             steps.append(Step(regions[index].name, region=index))
     output = next(node for node in gm.graph.nodes if node.op == "output")
     outputs = list(_renamed(args_of(output)[0], same))
-    read = _names_read(steps, outputs, regions)
+    read = _foundread(steps, outputs, regions)
     constants = {
         node.name: held for node in gm.graph.nodes if node.name in read and (held := constant(gm, node)) is not None
     }
@@ -233,6 +236,6 @@ def _renamed(args: Any, same: dict[str, str]) -> Any:
     )
 
 
-def _names_read(steps: list[Step], outputs: list[Any], regions: list[DnaRegion]) -> set[str]:
+def _foundread(steps: list[Step], outputs: list[Any], regions: list[DnaRegion]) -> set[str]:
     found = names(outputs) | {port.value for region in regions for port in region.inputs}
     return found.union(*(names((step.args, step.kwargs)) for step in steps))

@@ -11,8 +11,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest  # noqa: E402
 
 MARKERS = {
-    "slow": "takes more than a few seconds; run with --slow",
-    "network": "needs a package registry (or the zoo's cache); run with --network",
+    "slow": "takes more than a few seconds; run with --slow, or alone with -m slow",
+    "network": "needs a package registry (or the zoo's cache); run with --network, or alone with -m network",
 }
 
 
@@ -29,7 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for name, meaning in MARKERS.items():
-            if item.get_closest_marker(name) and not config.getoption(f"--{name}"):
+            asked = config.getoption(f"--{name}") or name in config.getoption("-m")
+            if item.get_closest_marker(name) and not asked:
                 item.add_marker(pytest.mark.skip(reason=meaning))
 
 

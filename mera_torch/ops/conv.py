@@ -284,6 +284,8 @@ def lower_linear(low: Any, node: fx.Node) -> None:
     weight = low.constant(args_of(node)[1])
     x, form, sizes, order = low.rows(args_of(node)[0])
     outputs, depth = weight.shape
-    columns = torch.arange(depth).reshape(sizes).permute(order).flatten()
-    weight = weight[:, columns].reshape(outputs, 1, 1, depth).contiguous()
+    if order != sorted(order):
+        columns = torch.arange(depth).reshape(sizes).permute(order).flatten()
+        weight = weight[:, columns]
+    weight = weight.reshape(outputs, 1, 1, depth).contiguous()
     low.emit_rows(node, "conv2d", [x, *low.weight(node, weight)], low.clamp(node), form, outputs)

@@ -118,7 +118,7 @@ def inference(networks: list[str], platforms: list[str]) -> Rows:
                 _tell(rows[-1])
             for runtime, prepare in peers.PEERS.items():
                 try:
-                    run = prepare(model, example, Path(folder))
+                    run = prepare(name, model, example, Path(folder))
                 except ImportError as error:
                     print(f"  {runtime}: left out, {error}", flush=True)
                     continue

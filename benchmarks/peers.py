@@ -1,4 +1,4 @@
-"""Other runtimes on the same network, where installed: prepare(model, example, folder) -> a function to time."""
+"""Other runtimes on the same network, where installed: prepare(name, model, example, folder) -> a function to time."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 Run = Callable[[Tensor], object]
-LITERT_MODEL = "MERA_BENCHMARK_TFLITE"
+LITERT_MODELS = "MERA_BENCHMARK_TFLITE"
 
 
-def pytorch(model: nn.Module, example: Tensor, folder: Path) -> Run:
+def pytorch(name: str, model: nn.Module, example: Tensor, folder: Path) -> Run:
     """Eager float32."""
     return model
 
 
-def onnxruntime_int8(model: nn.Module, example: Tensor, folder: Path) -> Run:
+def onnxruntime_int8(name: str, model: nn.Module, example: Tensor, folder: Path) -> Run:
     """ONNX Runtime on a QDQ model, per-channel int8 weights, as its own quantize_static makes it."""
     import onnxruntime
     import onnxscript  # noqa: F401  torch.onnx needs it, and would say so only in the middle
@@ -47,19 +47,19 @@ def onnxruntime_int8(model: nn.Module, example: Tensor, folder: Path) -> Run:
     return lambda x: session.run(None, {"x": x.numpy()})
 
 
-def litert_int8(model: nn.Module, example: Tensor, folder: Path) -> Run:
-    """LiteRT on the INT8 TFLite file that $MERA_BENCHMARK_TFLITE names: the same network is the caller's to see to."""
+def litert_int8(name: str, model: nn.Module, example: Tensor, folder: Path) -> Run:
+    """LiteRT on an INT8 TFLite file of the same architecture: NAME.tflite in the folder $MERA_BENCHMARK_TFLITE."""
     from ai_edge_litert.interpreter import Interpreter
 
-    path = os.environ.get(LITERT_MODEL)
-    if not path:
-        raise ImportError(f"${LITERT_MODEL} names no INT8 TFLite file of this network")
-    interpreter = Interpreter(model_path=path, num_threads=torch.get_num_threads())
+    path = Path(os.environ.get(LITERT_MODELS, "")) / f"{name}.tflite"
+    if not path.is_file():
+        raise ImportError(f"${LITERT_MODELS} names no folder with {name}.tflite")
+    interpreter = Interpreter(model_path=str(path), num_threads=torch.get_num_threads())
     interpreter.allocate_tensors()
     return lambda _: interpreter.invoke()
 
 
-PEERS: dict[str, Callable[[nn.Module, Tensor, Path], Run]] = {
+PEERS: dict[str, Callable[[str, nn.Module, Tensor, Path], Run]] = {
     "PyTorch float32": pytorch,
     "ONNX Runtime INT8": onnxruntime_int8,
     "LiteRT INT8": litert_int8,

@@ -373,8 +373,7 @@ static mera_status bad(mera_context *ctx, const instr *i, int64_t index, const c
     return fail(ctx, MERA_CORRUPT, "instruction %lld (%s): %s", (long long)index, table[i->opcode].name, what);
 }
 
-/* A sane instruction visits no more elements than memory holds: what keeps a hostile one from running for years. */
-static bool bounded_work(const instr *i, const mera_platform *platform)
+bool instr_bounded(const instr *i, const mera_platform *platform)
 {
     const int64_t *f = i->f, limit = platform->sram_bytes;
     switch ((dna_opcode)i->opcode) {
@@ -446,7 +445,7 @@ mera_status instr_check(mera_context *ctx, const instr *i, int64_t index, const 
         break;
     case DNA_OPCODE_COUNT: break;
     }
-    if (!bounded_work(i, platform)) return bad(ctx, i, index, "it would work on more bytes than memory holds");
+    if (!instr_bounded(i, platform)) return bad(ctx, i, index, "it would work on more bytes than memory holds");
     access a[MAX_ACCESSES];
     const int n = instr_accesses(i, platform->array, a);
     for (int k = 0; k < n; k++)

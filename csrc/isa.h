@@ -69,6 +69,8 @@ bool access_overlap(const access *a, const access *b);
 
 /* Every field within its width and its meaning (counts >= 1, oh*ow <= 512, ...) and every access within memory. */
 mera_status instr_check(mera_context *ctx, const instr *i, int64_t index, const mera_platform *platform, int64_t dram_bytes);
+/* A sane instruction visits no more elements than memory holds: what keeps a hostile one from running for years. */
+bool instr_bounded(const instr *i, const mera_platform *platform);
 /* Cycles of the instruction alone, without conflicts: the formula of dna_isa.def. */
 int64_t instr_cycles(const instr *i, const mera_platform *platform);
 int64_t dma_bursts(const instr *i);

@@ -35,7 +35,7 @@ static inline rescale rescale_from_real(double real)
     return r;
 }
 
-/* (2ab + 2^31) >> 32 with ties away from zero, saturating only for a = b = -2^31. */
+/* 2ab / 2^32 rounded to the nearest, ties upwards, saturating only for a = b = -2^31. */
 static inline int32_t saturating_rounding_doubling_high_mul(int32_t a, int32_t b)
 {
     if (a == b && a == INT32_MIN) return INT32_MAX;

@@ -84,7 +84,7 @@ def test_cycles_stay_near_the_lower_bound(name: str, most: float | None) -> None
     part = region(name, (1, 3, 224, 224))
     for platform in (find("SAKURA_1"), U2X32):
         cycles = native.Simulator(part.graph.compile(platform)).stats()["cycles"]
-        bound = lower_bound_cycles(part.work, platform)
+        bound = lower_bound_cycles(part.lower_bound, platform)
         assert bound <= cycles
         assert most is None or cycles <= most * bound, f"{cycles} cycles on {platform.name}, lower bound {bound}"
         assert most is not None or cycles <= 500_000

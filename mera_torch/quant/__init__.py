@@ -1,8 +1,22 @@
 """Quantization to int8: a PT2E quantizer, calibration and what improves accuracy."""
 
-from .calibrate import calibrate, quantize
-from .config import QuantConfig
-from .convert import convert
-from .quantizer import MeraQuantizer
+import logging
+
+# At its import torchao warns of GPU kernels that a CPU build lacks, and of a deprecation of its own: nothing that a
+# user of this package could act on.
+_NOISY = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+_levels = [logger.level for logger in _NOISY]
+for _logger in _NOISY:
+    _logger.setLevel(logging.ERROR)
+try:
+    import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401
+finally:
+    for _logger, _level in zip(_NOISY, _levels, strict=True):
+        _logger.setLevel(_level)
+
+from .calibrate import calibrate, quantize  # noqa: E402
+from .config import QuantConfig  # noqa: E402
+from .convert import convert  # noqa: E402
+from .quantizer import MeraQuantizer  # noqa: E402
 
 __all__ = ["MeraQuantizer", "QuantConfig", "calibrate", "convert", "quantize"]

@@ -1,6 +1,7 @@
 """Whole networks: one region, no transpose, and InterpreterHw = Simulator on every platform, at even and odd sizes.
 
-The default run takes a few small networks; `pytest -m slow` takes all of them, at 224 and 97x161, with batches of 1 and 4.
+The default run takes a few small networks; `pytest --slow` takes all of them, at 224 and 97x161, with batches of 1 and
+4.
 """
 
 from __future__ import annotations

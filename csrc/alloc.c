@@ -60,7 +60,8 @@ static int lower_first(const void *a, const void *b)
 static mera_status place_residents(compiler *c, int64_t grain, rect **out, size_t *out_count)
 {
     size_t count = 0;
-    for (size_t b = 0; b < c->buffers.count; b++) count += c->buffers.at[b].kind == BUFFER_RESIDENT && c->buffers.at[b].last >= 0;
+    for (size_t b = 0; b < c->buffers.count; b++)
+        count += c->buffers.at[b].kind == BUFFER_RESIDENT && c->buffers.at[b].last >= 0;
     rect *rects = arena_array(&c->memory, count + 1, sizeof *rects);
     rect **live = arena_array(&c->memory, count + 1, sizeof *live);
     int64_t *layer_end = arena_array(&c->memory, c->layers.count + 1, sizeof *layer_end);
@@ -90,7 +91,8 @@ static mera_status place_residents(compiler *c, int64_t grain, rect **out, size_
         for (size_t k = 0; k < m && live[k]->address < address + rects[r].bytes; k++)
             address = max_i64(address, live[k]->address + live[k]->bytes);
         if (address + rects[r].bytes > c->platform.sram_bytes)
-            return fail(c->ctx, MERA_DOES_NOT_FIT, "tensor '%s' finds no place in SRAM", c->buffers.at[rects[r].buffer].name);
+            return fail(c->ctx, MERA_DOES_NOT_FIT, "tensor '%s' finds no place in SRAM",
+                        c->buffers.at[rects[r].buffer].name);
         rects[r].address = address;
         c->buffers.at[rects[r].buffer].address = address;
         c->buffers.at[rects[r].buffer].position = rects[r].first;
@@ -140,12 +142,14 @@ static mera_status place_floats(compiler *c, int64_t grain, const rect *rects, s
                 const rect *x = &rects[r];
                 if ((strict ? x->first : x->early) > b->last) continue; /* comes later */
                 const int64_t free_from = x->last < use ? x->last + 1 : NEVER;
-                for (int64_t i = x->address / grain; i < (x->address + x->bytes) / grain; i++) ready[i] = max_i64(ready[i], free_from);
+                for (int64_t i = x->address / grain; i < (x->address + x->bytes) / grain; i++)
+                    ready[i] = max_i64(ready[i], free_from);
             }
             at = best_window(ready, cells, width, deque, &when);
         }
         if (at < 0 || when > use)
-            return fail(c->ctx, MERA_DOES_NOT_FIT, "'%s' needs %lld bytes of SRAM at once, which are not free", b->name, (long long)b->bytes);
+            return fail(c->ctx, MERA_DOES_NOT_FIT, "'%s' needs %lld bytes of SRAM at once, which are not free", b->name,
+                        (long long)b->bytes);
         b->address = at * grain;
         b->position = use;
         if (b->load >= 0) {

@@ -10,7 +10,8 @@ mera_status check_lower(compiler *c, mera_status blame)
     for (size_t b = 0; b < c->buffers.count; b++) {
         const int64_t load = c->buffers.at[b].load;
         if (load >= (int64_t)c->jobs.count || (load >= 0 && c->jobs.at[load].i.opcode != DNA_OP_LOAD))
-            return fail(c->ctx, blame, "lowering: buffer %d ('%s') is loaded by job %lld, which is no load", (int)b, c->buffers.at[b].name, (long long)load);
+            return fail(c->ctx, blame, "lowering: buffer %d ('%s') is loaded by job %lld, which is no load", (int)b,
+                        c->buffers.at[b].name, (long long)load);
     }
     for (size_t i = 0; i < c->jobs.count; i++) {
         const job *j = &c->jobs.at[i];
@@ -19,15 +20,17 @@ mera_status check_lower(compiler *c, mera_status blame)
         if (j->i.queue >= queue_count(c->platform.units))
             return fail(c->ctx, blame, "lowering: job %d: the platform has no such queue", (int)i);
         if (!instr_bounded(&j->i, &c->platform))
-            return fail(c->ctx, blame, "lowering: job %d (%s) would work on more bytes than memory holds", (int)i, isa_table(j->i.opcode)->name);
+            return fail(c->ctx, blame, "lowering: job %d (%s) would work on more bytes than memory holds", (int)i,
+                        isa_table(j->i.opcode)->name);
         for (int k = 0; k < n; k++) {
             int32_t b = -1;
             for (int x = 0; x < j->fix_count; x++)
                 if (j->fix[x].field == a[k].field) b = j->fix[x].buffer;
             const bool inside = b >= 0 && a[k].low >= 0 && a[k].low < a[k].high && a[k].high <= c->buffers.at[b].bytes;
             if (!inside || (c->buffers.at[b].kind == BUFFER_DRAM) != a[k].dram)
-                return fail(c->ctx, blame, "lowering: job %d (%s): '%s' reaches bytes [%lld, %lld), outside of its buffer", (int)i,
-                            isa_table(j->i.opcode)->name, isa_table(j->i.opcode)->fields[a[k].field].name, (long long)a[k].low, (long long)a[k].high);
+                return fail(c->ctx, blame, "lowering: job %d (%s): '%s' reaches bytes [%lld, %lld), outside of its buffer",
+                            (int)i, isa_table(j->i.opcode)->name, isa_table(j->i.opcode)->fields[a[k].field].name,
+                            (long long)a[k].low, (long long)a[k].high);
         }
     }
     return MERA_OK;
@@ -59,8 +62,8 @@ mera_status check_alloc(compiler *c)
             if (live[k]->last < x->first) continue;
             live[keep++] = live[k];
             if (live[k]->address < x->address + x->bytes && x->address < live[k]->address + live[k]->bytes)
-                return fail(c->ctx, MERA_INTERNAL, "allocation: buffers '%s' and '%s' live at the same time and share SRAM", x->name,
-                            live[k]->name);
+                return fail(c->ctx, MERA_INTERNAL, "allocation: buffers '%s' and '%s' live at the same time and share SRAM",
+                            x->name, live[k]->name);
         }
         alive = keep;
         live[alive++] = sorted[i];
@@ -81,7 +84,7 @@ typedef VEC(seen) seen_vec;
 typedef struct race_checker {
     mera_context *ctx;
     int queues, array;
-    int64_t cell_bytes[2]; /* SRAM, DRAM */
+    int64_t cell_bytes[2];    /* SRAM, DRAM */
     seen_vec *writes, *reads; /* [memory][cell][queue] */
     int32_t *known;           /* [queue][queue], at the latest start */
     int32_t *after;           /* [instruction][queue], known at its completion */
@@ -95,7 +98,8 @@ static size_t slot(const race_checker *r, bool dram, int64_t cell, int queue)
 }
 
 /* The latest access of the list that overlaps must be known to be complete; earlier ones then are, too. */
-static mera_status ordered(const race_checker *r, const seen_vec *list, const access *a, int queue, const instr *i, int64_t index, bool same_ok)
+static mera_status ordered(const race_checker *r, const seen_vec *list, const access *a, int queue, const instr *i,
+                           int64_t index, bool same_ok)
 {
     for (size_t k = list->count; k-- > 0;) {
         const seen *s = &list->at[k];
@@ -104,9 +108,11 @@ static mera_status ordered(const race_checker *r, const seen_vec *list, const ac
         char other[24], own[24];
         queue_print_name(other, sizeof other, queue);
         queue_print_name(own, sizeof own, i->queue);
-        return fail(r->ctx, MERA_INTERNAL,
-                    "schedule: instruction %lld (%s in %s) touches %s bytes [%lld, %lld) without waiting for instruction %lld of %s", (long long)index,
-                    isa_table(i->opcode)->name, own, a->dram ? "DRAM" : "SRAM", (long long)a->low, (long long)a->high, (long long)s->count, other);
+        return fail(
+            r->ctx, MERA_INTERNAL,
+            "schedule: instruction %lld (%s in %s) touches %s bytes [%lld, %lld) without waiting for instruction %lld of %s",
+            (long long)index, isa_table(i->opcode)->name, own, a->dram ? "DRAM" : "SRAM", (long long)a->low,
+            (long long)a->high, (long long)s->count, other);
     }
     return MERA_OK;
 }
@@ -189,7 +195,9 @@ mera_status check_schedule(mera_context *ctx, const mera_platform *platform, con
     r.queue_start = arena_array(&memory, queues + 1, sizeof *r.queue_start);
     int64_t *next = arena_array(&memory, queues, sizeof *next);
     int32_t *done = arena_array(&memory, queues, sizeof *done);
-    mera_status status = r.writes && r.reads && r.known && r.after && r.index_of && r.queue_start && next && done ? MERA_OK : out_of_memory(ctx);
+    mera_status status = r.writes && r.reads && r.known && r.after && r.index_of && r.queue_start && next && done
+                             ? MERA_OK
+                             : out_of_memory(ctx);
     if (status == MERA_OK) {
         for (size_t i = 0; i < count; i++) r.queue_start[code[i].queue + 1]++;
         for (size_t q = 0; q < queues; q++) {
@@ -200,8 +208,10 @@ mera_status check_schedule(mera_context *ctx, const mera_platform *platform, con
         for (size_t q = 0; q < queues; q++) next[q] = r.queue_start[q];
         for (size_t i = 0; i < count && status == MERA_OK; i++)
             for (int w = 0; w < code[i].wait_count && status == MERA_OK; w++)
-                if (code[i].waits[w].count > r.queue_start[code[i].waits[w].queue + 1] - r.queue_start[code[i].waits[w].queue])
-                    status = fail(ctx, MERA_INTERNAL, "schedule: instruction %lld waits for more than its queue holds", (long long)i);
+                if (code[i].waits[w].count >
+                    r.queue_start[code[i].waits[w].queue + 1] - r.queue_start[code[i].waits[w].queue])
+                    status = fail(ctx, MERA_INTERNAL, "schedule: instruction %lld waits for more than its queue holds",
+                                  (long long)i);
         if (status == MERA_OK) status = run_queues(&r, code, count, next, done);
     }
     if (r.writes && r.reads)
@@ -218,7 +228,8 @@ mera_status check_schedule(mera_context *ctx, const mera_platform *platform, con
 mera_status check_encoding(compiler *c, const mera_program *program)
 {
     word_vec words = {0};
-    mera_status status = program->code_count == (int64_t)c->code.count ? MERA_OK : fail(c->ctx, MERA_INTERNAL, "encoding: lost instructions");
+    mera_status status =
+        program->code_count == (int64_t)c->code.count ? MERA_OK : fail(c->ctx, MERA_INTERNAL, "encoding: lost instructions");
     for (size_t i = 0; i < c->code.count && status == MERA_OK; i++) {
         const instr *a = &c->code.at[i];
         instr b;
@@ -230,8 +241,11 @@ mera_status check_encoding(compiler *c, const mera_program *program)
         b.node = a->node;
         bool same = a->opcode == b.opcode && a->queue == b.queue && a->wait_count == b.wait_count;
         for (int f = 0; f < isa_table(a->opcode)->field_count; f++) same = same && a->f[f] == b.f[f];
-        for (int w = 0; w < a->wait_count; w++) same = same && a->waits[w].queue == b.waits[w].queue && a->waits[w].count == b.waits[w].count;
-        if (!same) status = fail(c->ctx, MERA_INTERNAL, "encoding: instruction %lld (%s) decodes to something else", (long long)i, isa_table(a->opcode)->name);
+        for (int w = 0; w < a->wait_count; w++)
+            same = same && a->waits[w].queue == b.waits[w].queue && a->waits[w].count == b.waits[w].count;
+        if (!same)
+            status = fail(c->ctx, MERA_INTERNAL, "encoding: instruction %lld (%s) decodes to something else", (long long)i,
+                          isa_table(a->opcode)->name);
     }
     vec_free(c->ctx, &words);
     return status;

@@ -9,7 +9,8 @@ typedef struct attempt {
     int linger;
     int slack_permille; /* of SRAM, left free by the plan against fragmentation */
 } attempt;
-static const attempt attempts[] = {{65536, 3, 60}, {65536, 1, 60}, {32768, 0, 60}, {16384, 0, 150}, {4096, 0, 250}, {1024, 0, 400}, {1024, 0, 550}};
+static const attempt attempts[] = {{65536, 3, 60}, {65536, 1, 60}, {32768, 0, 60}, {16384, 0, 150},
+                                   {4096, 0, 250}, {1024, 0, 400}, {1024, 0, 550}};
 
 static mera_status report(compiler *c, mera_progress progress, void *user, const char *stage, int64_t done)
 {
@@ -42,7 +43,9 @@ static mera_status say_what_fits(compiler *c)
     while (c->platform.sram_bytes < most) {
         c->platform.sram_bytes = min_i64(most, ceil_div(c->platform.sram_bytes * 5, 4 * 1024) * 1024);
         const mera_status status = fit(c);
-        if (status == MERA_OK) return fail(c->ctx, MERA_DOES_NOT_FIT, "%s (%lld bytes of SRAM would do)", why, (long long)c->platform.sram_bytes);
+        if (status == MERA_OK)
+            return fail(c->ctx, MERA_DOES_NOT_FIT, "%s (%lld bytes of SRAM would do)", why,
+                        (long long)c->platform.sram_bytes);
         if (status != MERA_DOES_NOT_FIT) return status;
     }
     return fail(c->ctx, MERA_DOES_NOT_FIT, "%s (not even %lld bytes of SRAM would do)", why, (long long)most);
@@ -87,12 +90,16 @@ static mera_status check_options(mera_context *ctx, const mera_options *o)
     const struct {
         const char *name;
         int64_t value, high;
-    } all[] = {{"mode", o->mode, 1}, {"workers", o->workers, 1024}, {"max_tile_height", o->max_tile_height, 1 << 24},
-               {"max_tile_width", o->max_tile_width, 1 << 24}, {"max_acc_tile_height", o->max_acc_tile_height, 1 << 24},
+    } all[] = {{"mode", o->mode, 1},
+               {"workers", o->workers, 1024},
+               {"max_tile_height", o->max_tile_height, 1 << 24},
+               {"max_tile_width", o->max_tile_width, 1 << 24},
+               {"max_acc_tile_height", o->max_acc_tile_height, 1 << 24},
                {"max_acc_tile_width", o->max_acc_tile_width, 1 << 24}};
     for (size_t k = 0; k < sizeof all / sizeof *all; k++)
         if (all[k].value < 0 || all[k].value > all[k].high)
-            return fail(ctx, MERA_INVALID_ARGUMENT, "option %s must be 0 to %lld, got %lld", all[k].name, (long long)all[k].high, (long long)all[k].value);
+            return fail(ctx, MERA_INVALID_ARGUMENT, "option %s must be 0 to %lld, got %lld", all[k].name,
+                        (long long)all[k].high, (long long)all[k].value);
     if (o->mode == 1) return fail(ctx, MERA_UNSUPPORTED, "scheduling mode Slow is not in this version; use Fast");
     return MERA_OK;
 }
@@ -148,19 +155,21 @@ mera_status stage_program(compiler *c, mera_program **out)
     }
     for (size_t k = 0; k < g->nodes.count && ok; k++) {
         const graph_node *n = node_at(c, (int32_t)k);
-        p->nodes[k] = (program_node){arena_string(m, n->name), op_name(n->op), arena_string(m, n->layer), arena_string(m, n->source),
-                                     mera_graph_node_macs(c->graph, (int32_t)k)};
+        p->nodes[k] = (program_node){arena_string(m, n->name), op_name(n->op), arena_string(m, n->layer),
+                                     arena_string(m, n->source), mera_graph_node_macs(c->graph, (int32_t)k)};
         ok = p->nodes[k].name && p->nodes[k].layer && p->nodes[k].source;
     }
     mera_status status = ok ? check_encoding(c, p) : out_of_memory(c->ctx);
     if (status == MERA_OK) status = program_validate(p);
-    if (status == MERA_OK) *out = p;
-    else mera_program_destroy(p);
+    if (status == MERA_OK)
+        *out = p;
+    else
+        mera_program_destroy(p);
     return status;
 }
 
-mera_status mera_compile(mera_graph *graph, const mera_platform *platform, const mera_options *options, mera_progress progress, void *user,
-                         mera_program **program)
+mera_status mera_compile(mera_graph *graph, const mera_platform *platform, const mera_options *options,
+                         mera_progress progress, void *user, mera_program **program)
 {
     compiler c;
     mera_status status = prepare(&c, graph, platform, options);
@@ -172,14 +181,16 @@ mera_status mera_compile(mera_graph *graph, const mera_platform *platform, const
 
 /* ---- dumps ---- */
 
-mera_status mera_compile_dump(mera_graph *graph, const mera_platform *platform, const mera_options *options, const char *stage, char **out)
+mera_status mera_compile_dump(mera_graph *graph, const mera_platform *platform, const mera_options *options,
+                              const char *stage, char **out)
 {
     static const char *const stages[] = {"graph", "fuse", "tile", "lower", "alloc", "schedule", "isa"};
     mera_context *ctx = graph->object.ctx;
     int known = 0;
     for (size_t k = 0; k < sizeof stages / sizeof *stages; k++) known += !strcmp(stage, stages[k]);
     if (!known)
-        return fail(ctx, MERA_INVALID_ARGUMENT, "no stage is named '%s'; there are graph, fuse, tile, lower, alloc, schedule, isa", stage);
+        return fail(ctx, MERA_INVALID_ARGUMENT,
+                    "no stage is named '%s'; there are graph, fuse, tile, lower, alloc, schedule, isa", stage);
     if (!strcmp(stage, "graph")) return mera_graph_print(graph, 0, out);
     compiler c;
     text t;
@@ -187,8 +198,10 @@ mera_status mera_compile_dump(mera_graph *graph, const mera_platform *platform, 
     mera_status status = prepare(&c, graph, platform, options);
     if (status == MERA_OK) status = compile(&c, stage, NULL, NULL);
     if (status == MERA_OK) {
-        if (!strcmp(stage, "fuse") || !strcmp(stage, "tile")) print_layers(&c, &t);
-        else if (!strcmp(stage, "lower") || !strcmp(stage, "alloc")) print_jobs(&c, &t, stage[0] == 'a');
+        if (!strcmp(stage, "fuse") || !strcmp(stage, "tile"))
+            print_layers(&c, &t);
+        else if (!strcmp(stage, "lower") || !strcmp(stage, "alloc"))
+            print_jobs(&c, &t, stage[0] == 'a');
         else
             for (size_t i = 0; i < c.code.count; i++) isa_print(&t, &c.code.at[i]);
     }
@@ -200,7 +213,8 @@ mera_status mera_compile_dump(mera_graph *graph, const mera_platform *platform, 
     return text_finish(&t, out);
 }
 
-mera_status mera_compile_text(mera_context *ctx, const mera_platform *platform, const char *data, size_t bytes, const char *stage, char **out)
+mera_status mera_compile_text(mera_context *ctx, const mera_platform *platform, const char *data, size_t bytes,
+                              const char *stage, char **out)
 {
     TRY(mera_platform_check(ctx, platform));
     const bool lower = !strcmp(stage, "lower"), alloc = !strcmp(stage, "alloc");

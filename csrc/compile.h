@@ -17,14 +17,14 @@
 
 /* A root is a tensor that has memory of its own; all other tensors are views into roots. */
 typedef struct root {
-    int32_t tensor;      /* of the graph: names the root in reports */
-    int64_t shape[4];    /* dense NHWC */
+    int32_t tensor;   /* of the graph: names the root in reports */
+    int64_t shape[4]; /* dense NHWC */
     int64_t bytes;
     bool constant, is_input, is_output; /* is_output: the graph's output region is its DRAM home */
     int32_t first_layer, last_layer;    /* live range; inputs and constants from 0, outputs to the end */
-    bool dram;           /* home */
-    int32_t buffer;      /* while lowering: the SRAM buffer, if resident */
-    int32_t dram_buffer; /* while lowering: the DRAM region, if it has one */
+    bool dram;                          /* home */
+    int32_t buffer;                     /* while lowering: the SRAM buffer, if resident */
+    int32_t dram_buffer;                /* while lowering: the DRAM region, if it has one */
 } root;
 
 /* Where a tensor lies in its root: byte offset and byte strides; channels are contiguous (stride 1). */
@@ -41,22 +41,22 @@ typedef struct copy_piece {
     int32_t value;
     int64_t size[4];
     int32_t in_tensor;
-    int64_t in_offset, in_stride[4];   /* relative to the tensor's place */
+    int64_t in_offset, in_stride[4]; /* relative to the tensor's place */
     int64_t out_offset, out_stride[4];
 } copy_piece;
 
 typedef struct layer {
     layer_kind kind;
-    int32_t node;         /* the main node */
-    int32_t add, lut;     /* fused nodes, or -1 */
-    int32_t in[2];        /* tensors; in[1] = -1 if unary */
-    int32_t residual;     /* tensor, or -1 */
-    int32_t out;          /* tensor */
-    int32_t conv_out;     /* CONV with add: the tensor between, whose quantization counts */
+    int32_t node;           /* the main node */
+    int32_t add, lut;       /* fused nodes, or -1 */
+    int32_t in[2];          /* tensors; in[1] = -1 if unary */
+    int32_t residual;       /* tensor, or -1 */
+    int32_t out;            /* tensor */
+    int32_t conv_out;       /* CONV with add: the tensor between, whose quantization counts */
     VEC(copy_piece) pieces; /* COPY */
     /* plan */
-    int64_t block_rows;   /* output rows of one block; 0: the whole tensor, all images, at once */
-    bool keep_weights;    /* weights stay in SRAM from block to block */
+    int64_t block_rows; /* output rows of one block; 0: the whole tensor, all images, at once */
+    bool keep_weights;  /* weights stay in SRAM from block to block */
 } layer;
 
 typedef enum buffer_kind { BUFFER_RESIDENT, BUFFER_CONST, BUFFER_STAGE, BUFFER_DRAM } buffer_kind;
@@ -95,14 +95,14 @@ typedef struct compiler {
     VEC(job) jobs;
     VEC(buffer) buffers;
     VEC(uint8_t) constants;
-    int64_t dram_bytes;   /* inputs, outputs, scratch; constants follow */
+    int64_t dram_bytes;                    /* inputs, outputs, scratch; constants follow */
     int32_t *input_buffer, *output_buffer; /* DRAM buffers; buffer 0 is the constants */
     /* tunables that compile.c turns when something does not fit */
-    int64_t chunk_bytes;  /* aim for one load of weights */
-    int linger;           /* layers for which a dead resident buffer is not reused */
-    int64_t slack;        /* SRAM bytes that plan must leave free, for fragmentation */
+    int64_t chunk_bytes; /* aim for one load of weights */
+    int linger;          /* layers for which a dead resident buffer is not reused */
+    int64_t slack;       /* SRAM bytes that plan must leave free, for fragmentation */
     int64_t sram_peak;
-    int32_t *order;       /* schedule: job numbers in the order in which they start */
+    int32_t *order; /* schedule: job numbers in the order in which they start */
     VEC(instr) code;
 } compiler;
 
@@ -155,18 +155,19 @@ typedef struct block {
     bool has_residual;
     int32_t param_buffer; /* drain parameters, then the table; loaded once a layer */
     int64_t lut_offset;
-    void *state;          /* of the layer's lowering, from block to block */
+    void *state; /* of the layer's lowering, from block to block */
 } block;
 
 mera_status add_buffer(compiler *c, buffer_kind kind, const char *name, int64_t bytes, int32_t *index);
 mera_status add_job(compiler *c, const block *b, dna_opcode opcode, int queue, job **out); /* valid until the next */
 void job_address(job *j, int field, int32_t buffer, int64_t offset);
-mera_status add_constant(compiler *c, const void *data, int64_t bytes, int64_t *offset); /* 64-byte aligned, zeroed if data is NULL */
+mera_status add_constant(compiler *c, const void *data, int64_t bytes,
+                         int64_t *offset); /* 64-byte aligned, zeroed if data is NULL */
 /* A constant chunk: an SRAM buffer, loaded by a job of its own in front of the next job. */
 mera_status load_constant(compiler *c, const block *b, int64_t offset, int64_t bytes, const char *name, int32_t *buffer);
 /* A DMA request: a 3-deep nest of runs, with count, DRAM stride and SRAM stride of each level. */
-mera_status add_move(compiler *c, const block *b, bool load, int32_t dram, int64_t dram_offset, int32_t sram, int64_t sram_offset,
-                     int64_t run, const int64_t count[3], const int64_t d[3], const int64_t s[3]);
+mera_status add_move(compiler *c, const block *b, bool load, int32_t dram, int64_t dram_offset, int32_t sram,
+                     int64_t sram_offset, int64_t run, const int64_t count[3], const int64_t d[3], const int64_t s[3]);
 mera_status lower_conv(compiler *c, block *b);
 void free_conv_state(compiler *c, block *b);
 mera_status lower_window(compiler *c, block *b);
@@ -174,7 +175,7 @@ mera_status lower_vector(compiler *c, block *b);
 mera_status lower_copy(compiler *c, layer *l, int32_t index);
 
 typedef struct conv_tile {
-    int64_t co0, co; /* output channels */
+    int64_t co0, co;           /* output channels */
     int64_t ci0, run_channels; /* input channels it reads */
 } conv_tile;
 typedef struct conv_shape {
@@ -182,11 +183,12 @@ typedef struct conv_shape {
     int64_t run;            /* bytes a run, of the widest tile */
     bool merged;            /* a kernel row is one run of kw * Ci bytes */
     int64_t tile_count;
-    int64_t group_merge;    /* groups handled by one tile (block-diagonal weights) */
+    int64_t group_merge; /* groups handled by one tile (block-diagonal weights) */
 } conv_shape;
 conv_shape conv_shape_of(const compiler *c, const layer *l);
 conv_tile conv_tile_at(const compiler *c, const layer *l, const conv_shape *s, int64_t index);
 bool layer_is_window(const compiler *c, const graph_node *n);
-int64_t const_limit(const compiler *c); /* the most bytes one weight tile may take; larger ones are split along the reduction */
+int64_t
+const_limit(const compiler *c); /* the most bytes one weight tile may take; larger ones are split along the reduction */
 
 #endif

@@ -9,18 +9,22 @@ void print_layers(compiler *c, text *t)
     static const char *const kinds[] = {"conv", "window", "vector", "copy", "view"};
     for (size_t r = 0; r < c->roots.count; r++) {
         const root *x = &c->roots.at[r];
-        text_add(t, "root %d \"%s\" %lld bytes, layers %d..%d, %s\n", (int)r, tensor_at(c, x->tensor)->name, (long long)x->bytes, x->first_layer,
-                 x->last_layer, x->dram ? "dram" : "sram");
+        text_add(t, "root %d \"%s\" %lld bytes, layers %d..%d, %s\n", (int)r, tensor_at(c, x->tensor)->name,
+                 (long long)x->bytes, x->first_layer, x->last_layer, x->dram ? "dram" : "sram");
     }
     for (size_t i = 0; i < c->layers.count; i++) {
         const layer *l = &c->layers.at[i];
         if (l->out < 0) continue;
-        text_add(t, "layer %d %s %s \"%s\"", (int)i, kinds[l->kind], op_name(node_at(c, l->node)->op), node_at(c, l->node)->name);
+        text_add(t, "layer %d %s %s \"%s\"", (int)i, kinds[l->kind], op_name(node_at(c, l->node)->op),
+                 node_at(c, l->node)->name);
         if (l->add >= 0) text_add(t, " + %s \"%s\"", op_name(node_at(c, l->add)->op), node_at(c, l->add)->name);
         if (l->lut >= 0 && l->lut != l->node) text_add(t, " + lut \"%s\"", node_at(c, l->lut)->name);
         const place *p = &c->places[l->out];
-        text_add(t, " -> root %d + %lld (%lld, %lld, %lld)", p->root, (long long)p->offset, (long long)p->sn, (long long)p->sh, (long long)p->sw);
-        if (l->block_rows) text_add(t, ", blocks of %lld rows%s", (long long)l->block_rows, l->keep_weights ? "" : ", weights loaded for each");
+        text_add(t, " -> root %d + %lld (%lld, %lld, %lld)", p->root, (long long)p->offset, (long long)p->sn,
+                 (long long)p->sh, (long long)p->sw);
+        if (l->block_rows)
+            text_add(t, ", blocks of %lld rows%s", (long long)l->block_rows,
+                     l->keep_weights ? "" : ", weights loaded for each");
         text_add(t, "\n");
     }
 }
@@ -62,7 +66,8 @@ static mera_status parse_buffer(compiler *c, lexer *l)
     if (index != (int64_t)c->buffers.count) return lexer_fail(l, "buffers are numbered one after the other");
     TRY(lexer_word(l, kind, sizeof kind));
     while (k < 4 && strcmp(kind, buffer_kinds[k])) k++;
-    if (k == 4 || (index == 0 && k != BUFFER_DRAM)) return lexer_fail(l, "buffer 0 is dram; a buffer is resident, const, stage or dram");
+    if (k == 4 || (index == 0 && k != BUFFER_DRAM))
+        return lexer_fail(l, "buffer 0 is dram; a buffer is resident, const, stage or dram");
     b.kind = (buffer_kind)k;
     TRY(lexer_string(l, &c->memory, &b.name));
     TRY(lexer_int(l, 0, (int64_t)1 << 38, &b.bytes));
@@ -121,9 +126,12 @@ mera_status parse_jobs(compiler *c, const char *data, size_t bytes)
     for (int64_t k = 0; k < layers; k++)
         if (!vec_push(c->ctx, &c->layers, ((layer){.kind = LAYER_VIEW, .out = -1}))) return out_of_memory(c->ctx);
     while (!lexer_done(&l)) {
-        if (lexer_accept_word(&l, "buffer")) TRY(parse_buffer(c, &l));
-        else if (lexer_accept_word(&l, "job")) TRY(parse_job(c, &l));
-        else return lexer_fail(&l, "expected 'buffer' or 'job'");
+        if (lexer_accept_word(&l, "buffer"))
+            TRY(parse_buffer(c, &l));
+        else if (lexer_accept_word(&l, "job"))
+            TRY(parse_job(c, &l));
+        else
+            return lexer_fail(&l, "expected 'buffer' or 'job'");
     }
     if (c->buffers.count == 0) return lexer_fail(&l, "there is no buffer 0, the constants");
     return check_lower(c, MERA_INVALID_ARGUMENT);

@@ -30,18 +30,18 @@ typedef struct arena {
 } arena;
 
 /* Returns from the calling function if expr is not MERA_OK. */
-#define TRY(expr)                                  \
-    do {                                           \
-        mera_status try_status_ = (expr);          \
-        if (try_status_ != MERA_OK) return try_status_; \
+#define TRY(expr)                                                                                                           \
+    do {                                                                                                                    \
+        mera_status try_status_ = (expr);                                                                                   \
+        if (try_status_ != MERA_OK) return try_status_;                                                                     \
     } while (0)
 
 /* Sets the context's error message and returns status, so that one can write: return fail(ctx, MERA_CORRUPT, "..."). */
 mera_status fail(mera_context *ctx, mera_status status, const char *format, ...) MERA_PRINTF(3, 4);
 
 /* Raw memory, counted against the context's fail_after. NULL when out of memory: report with out_of_memory(). */
-void *ctx_alloc(mera_context *ctx, size_t bytes);                       /* not zeroed */
-void *ctx_alloc_zeroed(mera_context *ctx, size_t bytes);                /* pages cost nothing until they are touched */
+void *ctx_alloc(mera_context *ctx, size_t bytes);        /* not zeroed */
+void *ctx_alloc_zeroed(mera_context *ctx, size_t bytes); /* pages cost nothing until they are touched */
 void *ctx_realloc(mera_context *ctx, void *old, size_t bytes);
 void ctx_free(mera_context *ctx, void *memory);
 mera_status out_of_memory(mera_context *ctx);
@@ -63,16 +63,16 @@ void object_attach(mera_context *ctx, mera_object *object, void (*destroy)(mera_
 void object_detach(mera_object *object);
 
 /* A growing array: VEC(type) name; vec_push(ctx, &name, value) is false when out of memory. */
-#define VEC(type)      \
-    struct {           \
-        type *at;      \
-        size_t count;  \
-        size_t space;  \
+#define VEC(type)                                                                                                           \
+    struct {                                                                                                                \
+        type *at;                                                                                                           \
+        size_t count;                                                                                                       \
+        size_t space;                                                                                                       \
     }
 bool vec_grow(mera_context *ctx, void **at, size_t *space, size_t count, size_t size);
-#define vec_push(ctx, v, value)                                                                                    \
-    (((v)->count < (v)->space || vec_grow((ctx), (void **)&(v)->at, &(v)->space, (v)->count + 1, sizeof *(v)->at)) \
-         ? ((v)->at[(v)->count++] = (value), true)                                                                 \
+#define vec_push(ctx, v, value)                                                                                             \
+    (((v)->count < (v)->space || vec_grow((ctx), (void **)&(v)->at, &(v)->space, (v)->count + 1, sizeof *(v)->at))          \
+         ? ((v)->at[(v)->count++] = (value), true)                                                                          \
          : false)
 #define vec_free(ctx, v) (ctx_free((ctx), (v)->at), (v)->at = NULL, (v)->count = (v)->space = 0)
 

@@ -12,15 +12,16 @@ typedef struct link {
 
 typedef struct fuser {
     compiler *c;
-    link *links;        /* a tensor each */
-    int32_t *made_by;   /* layer that produces the tensor, or -1 */
-    int32_t *last_use;  /* layer that reads the tensor last, or -1 */
-    bool *copied;       /* CONCAT members: (node, input) pairs are kept in the layer instead */
+    link *links;       /* a tensor each */
+    int32_t *made_by;  /* layer that produces the tensor, or -1 */
+    int32_t *last_use; /* layer that reads the tensor last, or -1 */
+    bool *copied;      /* CONCAT members: (node, input) pairs are kept in the layer instead */
 } fuser;
 
 static layer new_layer(layer_kind kind, int32_t node)
 {
-    return (layer){.kind = kind, .node = node, .add = -1, .lut = -1, .in = {-1, -1}, .residual = -1, .out = -1, .conv_out = -1};
+    return (layer){
+        .kind = kind, .node = node, .add = -1, .lut = -1, .in = {-1, -1}, .residual = -1, .out = -1, .conv_out = -1};
 }
 
 static bool same_shape(const compiler *c, int32_t a, int32_t b)
@@ -57,10 +58,14 @@ static mera_status add_node(fuser *f, int32_t index)
     l.in[0] = n->inputs[0];
     l.out = n->output;
     switch (n->op) {
-    case OP_CONV2D: l.kind = layer_is_window(c, n) ? LAYER_WINDOW : LAYER_CONV; break;
+    case OP_CONV2D:
+        l.kind = layer_is_window(c, n) ? LAYER_WINDOW : LAYER_CONV;
+        break;
     case OP_MAX_POOL2D:
     case OP_AVG_POOL2D:
-    case OP_MEAN: l.kind = LAYER_WINDOW; break;
+    case OP_MEAN:
+        l.kind = LAYER_WINDOW;
+        break;
     case OP_LUT: {
         const int32_t host = host_layer(f, n->inputs[0], false);
         if (host >= 0) {
@@ -99,7 +104,8 @@ static mera_status add_node(fuser *f, int32_t index)
         l.kind = LAYER_VECTOR;
         l.in[1] = n->inputs[1];
         break;
-    default: break;
+    default:
+        break;
     }
     return push_layer(f, l);
 }
@@ -109,7 +115,8 @@ static mera_status add_node(fuser *f, int32_t index)
 /* Whether concat `n` begins with exactly the inputs of concat `earlier`, along the same axis. */
 static bool is_prefix(const graph_node *earlier, const graph_node *n)
 {
-    if (earlier->attrs[ATTR_CONCAT_axis] != n->attrs[ATTR_CONCAT_axis] || earlier->input_count >= n->input_count) return false;
+    if (earlier->attrs[ATTR_CONCAT_axis] != n->attrs[ATTR_CONCAT_axis] || earlier->input_count >= n->input_count)
+        return false;
     return !memcmp(earlier->inputs, n->inputs, sizeof *n->inputs * (size_t)earlier->input_count);
 }
 
@@ -129,7 +136,8 @@ static void link_concats(fuser *f)
     compiler *c = f->c;
     for (size_t i = 0; i < c->graph->nodes.count; i++) {
         const graph_node *n = node_at(c, (int32_t)i);
-        if (n->op == OP_RESHAPE && tensor_at(c, n->output)->is_output && used_once(c, n->inputs[0]) && can_link(f, n->inputs[0]))
+        if (n->op == OP_RESHAPE && tensor_at(c, n->output)->is_output && used_once(c, n->inputs[0]) &&
+            can_link(f, n->inputs[0]))
             f->links[n->inputs[0]] = (link){n->output, 0, 0, true};
         if (n->op != OP_CONCAT) continue;
         const int axis = (int)n->attrs[ATTR_CONCAT_axis];
@@ -137,7 +145,9 @@ static void link_concats(fuser *f)
         int64_t index = 0;
         for (size_t k = i; k-- > 0;) {
             const graph_node *e = node_at(c, (int32_t)k);
-            if (e->op != OP_CONCAT || !is_prefix(e, n) || f->links[e->output].parent >= 0 || tensor_at(c, e->output)->is_output) continue;
+            if (e->op != OP_CONCAT || !is_prefix(e, n) || f->links[e->output].parent >= 0 ||
+                tensor_at(c, e->output)->is_output)
+                continue;
             f->links[e->output] = (link){n->output, axis, 0, false};
             from = e->input_count;
             index = tensor_at(c, e->output)->shape[axis];
@@ -154,11 +164,19 @@ static mera_status own_root(fuser *f, int32_t t)
 {
     compiler *c = f->c;
     const graph_tensor *x = tensor_at(c, t);
-    root r = {.tensor = t, .bytes = x->bytes, .constant = x->data != NULL, .is_input = x->is_input, .is_output = x->is_output,
-              .first_layer = INT32_MAX, .last_layer = -1, .buffer = -1, .dram_buffer = -1};
+    root r = {.tensor = t,
+              .bytes = x->bytes,
+              .constant = x->data != NULL,
+              .is_input = x->is_input,
+              .is_output = x->is_output,
+              .first_layer = INT32_MAX,
+              .last_layer = -1,
+              .buffer = -1,
+              .dram_buffer = -1};
     memcpy(r.shape, x->shape, sizeof r.shape);
     if (!vec_push(c->ctx, &c->roots, r)) return out_of_memory(c->ctx);
-    c->places[t] = (place){(int32_t)c->roots.count - 1, 0, x->shape[1] * x->shape[2] * x->shape[3], x->shape[2] * x->shape[3], x->shape[3]};
+    c->places[t] = (place){(int32_t)c->roots.count - 1, 0, x->shape[1] * x->shape[2] * x->shape[3],
+                           x->shape[2] * x->shape[3], x->shape[3]};
     return MERA_OK;
 }
 
@@ -166,8 +184,9 @@ static void place_in(compiler *c, int32_t t, const place *parent, const link *k)
 {
     const int64_t *s = tensor_at(c, t)->shape;
     const int64_t stride[4] = {parent->sn, parent->sh, parent->sw, 1};
-    c->places[t] = k->dense ? (place){parent->root, parent->offset, s[1] * s[2] * s[3], s[2] * s[3], s[3]}
-                            : (place){parent->root, parent->offset + k->index * stride[k->axis], parent->sn, parent->sh, parent->sw};
+    c->places[t] =
+        k->dense ? (place){parent->root, parent->offset, s[1] * s[2] * s[3], s[2] * s[3], s[3]}
+                 : (place){parent->root, parent->offset + k->index * stride[k->axis], parent->sn, parent->sh, parent->sw};
 }
 
 /* Whether layer i may write its result over operand t: nobody needs t's root afterwards, and no other operand of the
@@ -197,8 +216,10 @@ static mera_status place_tensors(fuser *f)
     for (size_t i = c->layers.count; i-- > 0;) {
         const layer *l = &c->layers.at[i];
         if (l->out < 0) continue;
-        if (f->links[l->out].parent >= 0) place_in(c, l->out, &c->places[f->links[l->out].parent], &f->links[l->out]);
-        else if (node_at(c, l->node)->op == OP_CONCAT || tensor_at(c, l->out)->is_output) TRY(own_root(f, l->out));
+        if (f->links[l->out].parent >= 0)
+            place_in(c, l->out, &c->places[f->links[l->out].parent], &f->links[l->out]);
+        else if (node_at(c, l->node)->op == OP_CONCAT || tensor_at(c, l->out)->is_output)
+            TRY(own_root(f, l->out));
     }
     int32_t *root_last = ctx_alloc(c->ctx, (count + 1) * sizeof *root_last);
     if (!root_last) return out_of_memory(c->ctx);
@@ -277,7 +298,8 @@ static mera_status concat_pieces(fuser *f, layer *l, const graph_node *n)
         copy_piece p = piece_of(c, l, n->inputs[k]);
         p.out_offset = index * p.out_stride[axis];
         const place *x = &c->places[n->inputs[k]], *y = &c->places[l->out];
-        const bool there = x->root == y->root && x->offset == y->offset + p.out_offset && x->sn == y->sn && x->sh == y->sh && x->sw == y->sw;
+        const bool there = x->root == y->root && x->offset == y->offset + p.out_offset && x->sn == y->sn && x->sh == y->sh &&
+                           x->sw == y->sw;
         index += tensor_at(c, n->inputs[k])->shape[axis];
         if (!there) TRY(push_piece(c, l, p));
     }
@@ -321,8 +343,10 @@ static mera_status copy_pieces(fuser *f, layer *l)
     copy_piece p = piece_of(c, l, l->in[0]);
     const int64_t *a = n->attrs;
     switch (n->op) {
-    case OP_CONCAT: return concat_pieces(f, l, n);
-    case OP_PAD: return pad_pieces(c, l, n);
+    case OP_CONCAT:
+        return concat_pieces(f, l, n);
+    case OP_PAD:
+        return pad_pieces(c, l, n);
     case OP_SLICE: {
         const int64_t in[4] = {p.in_stride[0], p.in_stride[1], p.in_stride[2], 1};
         memcpy(p.size, tensor_at(c, l->out)->shape, sizeof p.size);
@@ -345,7 +369,8 @@ static mera_status copy_pieces(fuser *f, layer *l)
         break;
     }
     case OP_RESIZE_NEAREST: {
-        const int64_t fh = a[ATTR_RESIZE_NEAREST_scale_h], fw = a[ATTR_RESIZE_NEAREST_scale_w], sh = p.out_stride[1], sw = p.out_stride[2];
+        const int64_t fh = a[ATTR_RESIZE_NEAREST_scale_h], fw = a[ATTR_RESIZE_NEAREST_scale_w], sh = p.out_stride[1],
+                      sw = p.out_stride[2];
         p.out_stride[1] = sh * fh;
         p.out_stride[2] = sw * fw;
         for (int64_t y = 0; y < fh; y++)
@@ -355,7 +380,8 @@ static mera_status copy_pieces(fuser *f, layer *l)
             }
         return MERA_OK;
     }
-    default: return fail(c->ctx, MERA_INTERNAL, "fuse: operator %s has no copy", op_name(n->op));
+    default:
+        return fail(c->ctx, MERA_INTERNAL, "fuse: operator %s has no copy", op_name(n->op));
     }
     return push_piece(c, l, p);
 }

@@ -32,8 +32,8 @@ typedef struct graph_tensor {
     int64_t scale_count;
     const float *scale;
     const int32_t *zero_point;
-    int32_t producer;   /* node, or -1 */
-    int32_t uses;       /* by nodes */
+    int32_t producer; /* node, or -1 */
+    int32_t uses;     /* by nodes */
     bool is_input, is_output;
 } graph_tensor;
 

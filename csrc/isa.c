@@ -4,17 +4,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define DNA_INSTR(NAME, name, unit, doc) \
-    }                                    \
-    ;                                    \
+#define DNA_INSTR(NAME, name, unit, doc)                                                                                    \
+    }                                                                                                                       \
+    ;                                                                                                                       \
     static const isa_field fields_##NAME[] = {{NULL, 0, NULL},
 #define DNA_FIELD(NAME, field, bits, doc) {#field, bits, doc},
-static const isa_field fields_none[] = {{NULL, 0, NULL},
+static const isa_field fields_none[] = {
+    {NULL, 0, NULL},
 #include "dna_isa.def"
 };
 
 static const isa_info table[] = {
-#define DNA_INSTR(NAME, name, unit, doc) \
+#define DNA_INSTR(NAME, name, unit, doc)                                                                                    \
     {#name, unit, doc, (int)(sizeof fields_##NAME / sizeof *fields_##NAME) - 1, fields_##NAME + 1},
 #define DNA_FIELD(NAME, field, bits, doc)
 #include "dna_isa.def"
@@ -43,8 +44,10 @@ void queue_print_name(char *out, size_t bytes, int queue)
 {
     static const char *const dma[] = {"const", "load", "store"};
     static const char *const kinds[] = {"array", "window", "vector"};
-    if (queue < QUEUE_UNITS) snprintf(out, bytes, "%s", dma[queue]);
-    else snprintf(out, bytes, "%s%d", kinds[queue_kind(queue)], (queue - QUEUE_UNITS) / UNIT_QUEUES);
+    if (queue < QUEUE_UNITS)
+        snprintf(out, bytes, "%s", dma[queue]);
+    else
+        snprintf(out, bytes, "%s%d", kinds[queue_kind(queue)], (queue - QUEUE_UNITS) / UNIT_QUEUES);
 }
 
 static int queue_by_name(const char *name)
@@ -80,8 +83,8 @@ mera_status isa_encode(mera_context *ctx, const instr *in, word_vec *words)
     for (int f = 0; f < info->field_count && ok; f++) {
         const int bits = abs(info->fields[f].bits);
         if (!fits(in->f[f], info->fields[f].bits))
-            return fail(ctx, MERA_UNSUPPORTED, "%s: field %s = %lld does not fit into %d bits", info->name, info->fields[f].name,
-                        (long long)in->f[f], bits);
+            return fail(ctx, MERA_UNSUPPORTED, "%s: field %s = %lld does not fit into %d bits", info->name,
+                        info->fields[f].name, (long long)in->f[f], bits);
         uint64_t value = (uint64_t)in->f[f] & (((uint64_t)1 << bits) - 1);
         int left = bits;
         while (left > 0 && ok) {
@@ -100,7 +103,8 @@ mera_status isa_encode(mera_context *ctx, const instr *in, word_vec *words)
     if (filled && ok) ok = vec_push(ctx, words, (uint32_t)buffer);
     if (!ok) return out_of_memory(ctx);
     const size_t length = words->count - start;
-    words->at[start] = (uint32_t)in->opcode | (uint32_t)in->queue << 8 | (uint32_t)in->wait_count << 16 | (uint32_t)length << 24;
+    words->at[start] =
+        (uint32_t)in->opcode | (uint32_t)in->queue << 8 | (uint32_t)in->wait_count << 16 | (uint32_t)length << 24;
     return MERA_OK;
 }
 
@@ -117,14 +121,14 @@ mera_status isa_decode(mera_context *ctx, const uint32_t *words, int64_t word_co
     if (out->opcode >= DNA_OPCODE_COUNT)
         return fail(ctx, MERA_CORRUPT, "code word %lld: no instruction has opcode %d", (long long)*word, out->opcode);
     if (out->wait_count > DNA_INSTRUCTION_WAITS)
-        return fail(ctx, MERA_CORRUPT, "code word %lld: %d waits, at most %d are possible", (long long)*word, out->wait_count,
-                    DNA_INSTRUCTION_WAITS);
+        return fail(ctx, MERA_CORRUPT, "code word %lld: %d waits, at most %d are possible", (long long)*word,
+                    out->wait_count, DNA_INSTRUCTION_WAITS);
     const isa_info *info = &table[out->opcode];
     int64_t bits = 0;
     for (int f = 0; f < info->field_count; f++) bits += abs(info->fields[f].bits);
     if (length != 1 + 2 * out->wait_count + ceil_div(bits, 32) || length > word_count - *word)
-        return fail(ctx, MERA_CORRUPT, "code word %lld: instruction %s has a wrong length of %lld words", (long long)*word, info->name,
-                    (long long)length);
+        return fail(ctx, MERA_CORRUPT, "code word %lld: instruction %s has a wrong length of %lld words", (long long)*word,
+                    info->name, (long long)length);
     const uint32_t *at = words + *word + 1;
     for (int w = 0; w < out->wait_count; w++, at += 2) {
         out->waits[w].queue = (int32_t)(at[0] & 0x7fffffff);
@@ -216,9 +220,11 @@ mera_status isa_parse(mera_context *ctx, const char *line, int64_t number, instr
             char *compare;
             int q;
             if (out->wait_count == DNA_INSTRUCTION_WAITS)
-                return fail(ctx, MERA_INVALID_ARGUMENT, "line %lld: more than %d waits", (long long)number, DNA_INSTRUCTION_WAITS);
-            if (!next_token(&at, token, sizeof token) || !(compare = strstr(token, ">=")) || !parse_integer(compare + 2, &value) ||
-                value < 1 || value > INT32_MAX || (*compare = 0, (q = queue_by_name(token)) < 0))
+                return fail(ctx, MERA_INVALID_ARGUMENT, "line %lld: more than %d waits", (long long)number,
+                            DNA_INSTRUCTION_WAITS);
+            if (!next_token(&at, token, sizeof token) || !(compare = strstr(token, ">=")) ||
+                !parse_integer(compare + 2, &value) || value < 1 || value > INT32_MAX ||
+                (*compare = 0, (q = queue_by_name(token)) < 0))
                 return fail(ctx, MERA_INVALID_ARGUMENT, "line %lld: expected wait queue>=count", (long long)number);
             out->waits[out->wait_count++] = (instr_wait){q, (int32_t)value};
             continue;
@@ -228,8 +234,8 @@ mera_status isa_parse(mera_context *ctx, const char *line, int64_t number, instr
         int f = 0;
         while (f < info->field_count && strcmp(info->fields[f].name, token)) f++;
         if (!equals || f == info->field_count || !parse_integer(equals + 1, &value) || !fits(value, info->fields[f].bits))
-            return fail(ctx, MERA_INVALID_ARGUMENT, "line %lld: '%s' is no field of %s with a value that fits", (long long)number, token,
-                        info->name);
+            return fail(ctx, MERA_INVALID_ARGUMENT, "line %lld: '%s' is no field of %s with a value that fits",
+                        (long long)number, token, info->name);
         out->f[f] = value;
     }
     return MERA_OK;
@@ -244,7 +250,8 @@ static access span(const instr *i, int field, int64_t bytes)
 
 /* Counted accesses: the extremes of base + sum(i_k * stride_k) over the counts, `bytes` long each. If the innermost
  * stride with a count > 1 is larger than the run and all others are its multiples, the set is periodic. */
-static access strided(const instr *i, int field, bool write, int dims, const int64_t *count, const int64_t *stride, int64_t bytes)
+static access strided(const instr *i, int field, bool write, int dims, const int64_t *count, const int64_t *stride,
+                      int64_t bytes)
 {
     const int64_t base = i->f[field];
     int64_t high = base, step = 0;
@@ -264,8 +271,9 @@ static access strided(const instr *i, int field, bool write, int dims, const int
 }
 
 /* The rows that kernel windows reach, cut to those that exist; whole rows unless the columns are periodic runs. */
-static int window_read(access *out, int field, int64_t in, int64_t rows, int64_t row_bytes, int64_t pitch, int64_t iy0, int64_t oh, int64_t sy,
-                       int64_t kh, int64_t dy, int64_t ix0, int64_t ow, int64_t sx, int64_t kw, int64_t dx, int64_t run)
+static int window_read(access *out, int field, int64_t in, int64_t rows, int64_t row_bytes, int64_t pitch, int64_t iy0,
+                       int64_t oh, int64_t sy, int64_t kh, int64_t dy, int64_t ix0, int64_t ow, int64_t sx, int64_t kw,
+                       int64_t dx, int64_t run)
 {
     const int64_t y0 = max_i64(0, iy0), y1 = min_i64(rows, iy0 + (oh - 1) * sy + (kh - 1) * dy + 1);
     const int64_t x0 = max_i64(0, ix0), x1 = min_i64(row_bytes, ix0 + (ow - 1) * sx + (kw - 1) * dx + run);
@@ -301,8 +309,9 @@ int instr_accesses(const instr *i, int array, access out[MAX_ACCESSES])
     case DNA_OP_CONV: {
         const int64_t taps = f[CONV_kh] * f[CONV_kw], co = f[CONV_co], chunks = ceil_div(f[CONV_run], array);
         const int64_t last = f[CONV_run] - (chunks - 1) * array;
-        n += window_read(&out[n], CONV_in, f[CONV_in], f[CONV_in_rows], f[CONV_in_row_bytes], f[CONV_in_pitch], f[CONV_iy0], f[CONV_oh],
-                         f[CONV_sy], f[CONV_kh], f[CONV_dy], f[CONV_ix0], f[CONV_ow], f[CONV_sx], f[CONV_kw], f[CONV_dx], f[CONV_run]);
+        n += window_read(&out[n], CONV_in, f[CONV_in], f[CONV_in_rows], f[CONV_in_row_bytes], f[CONV_in_pitch], f[CONV_iy0],
+                         f[CONV_oh], f[CONV_sy], f[CONV_kh], f[CONV_dy], f[CONV_ix0], f[CONV_ow], f[CONV_sx], f[CONV_kw],
+                         f[CONV_dx], f[CONV_run]);
         const int64_t tail = f[CONV_w_row] ? (co - 1) * f[CONV_w_row] + last : co * last;
         const int64_t whole = f[CONV_w_row] ? (co - 1) * f[CONV_w_row] + array : co * array;
         int64_t reach = (chunks - 1) * f[CONV_w_chunk] + tail;
@@ -319,9 +328,9 @@ int instr_accesses(const instr *i, int array, access out[MAX_ACCESSES])
     }
     case DNA_OP_WINDOW: {
         const int64_t taps = f[WINDOW_kh] * f[WINDOW_kw];
-        n += window_read(&out[n], WINDOW_in, f[WINDOW_in], f[WINDOW_in_rows], f[WINDOW_in_row_bytes], f[WINDOW_in_pitch], f[WINDOW_iy0],
-                         f[WINDOW_oh], f[WINDOW_sy], f[WINDOW_kh], f[WINDOW_dy], f[WINDOW_ix0], f[WINDOW_ow], f[WINDOW_sx],
-                         f[WINDOW_kw], f[WINDOW_dx], f[WINDOW_run]);
+        n += window_read(&out[n], WINDOW_in, f[WINDOW_in], f[WINDOW_in_rows], f[WINDOW_in_row_bytes], f[WINDOW_in_pitch],
+                         f[WINDOW_iy0], f[WINDOW_oh], f[WINDOW_sy], f[WINDOW_kh], f[WINDOW_dy], f[WINDOW_ix0], f[WINDOW_ow],
+                         f[WINDOW_sx], f[WINDOW_kw], f[WINDOW_dx], f[WINDOW_run]);
         if (f[WINDOW_mode] == 0) {
             out[n++] = span(i, WINDOW_w, taps * f[WINDOW_channels]);
             out[n++] = span(i, WINDOW_param, DNA_PARAM_BYTES * f[WINDOW_channels]);
@@ -342,7 +351,8 @@ int instr_accesses(const instr *i, int array, access out[MAX_ACCESSES])
         break;
     }
     case DNA_OP_SYNC:
-    case DNA_OPCODE_COUNT: break;
+    case DNA_OPCODE_COUNT:
+        break;
     }
     return n;
 }
@@ -378,15 +388,20 @@ bool instr_bounded(const instr *i, const mera_platform *platform)
     const int64_t *f = i->f, limit = platform->sram_bytes;
     switch ((dna_opcode)i->opcode) {
     case DNA_OP_LOAD:
-    case DNA_OP_STORE: return product(limit, 4, (int64_t[]){f[LOAD_run], f[LOAD_n0], f[LOAD_n1], f[LOAD_n2]}) <= limit;
-    case DNA_OP_CONV: return product(limit, 4, (int64_t[]){f[CONV_run], f[CONV_kh], f[CONV_kw], f[CONV_co]}) <= limit;
+    case DNA_OP_STORE:
+        return product(limit, 4, (int64_t[]){f[LOAD_run], f[LOAD_n0], f[LOAD_n1], f[LOAD_n2]}) <= limit;
+    case DNA_OP_CONV:
+        return product(limit, 4, (int64_t[]){f[CONV_run], f[CONV_kh], f[CONV_kw], f[CONV_co]}) <= limit;
     case DNA_OP_WINDOW:
         return product(limit, 3, (int64_t[]){f[WINDOW_run], f[WINDOW_oh], f[WINDOW_ow]}) <= limit &&
-               product(limit << 7, 5, (int64_t[]){f[WINDOW_run], f[WINDOW_oh], f[WINDOW_ow], f[WINDOW_kh], f[WINDOW_kw]}) <= limit << 7;
+               product(limit << 7, 5, (int64_t[]){f[WINDOW_run], f[WINDOW_oh], f[WINDOW_ow], f[WINDOW_kh], f[WINDOW_kw]}) <=
+                   limit << 7;
     case DNA_OP_VECTOR:
-        return product(limit, 5, (int64_t[]){f[VECTOR_run], f[VECTOR_n0], f[VECTOR_n1], f[VECTOR_n2], f[VECTOR_n3]}) <= limit;
+        return product(limit, 5, (int64_t[]){f[VECTOR_run], f[VECTOR_n0], f[VECTOR_n1], f[VECTOR_n2], f[VECTOR_n3]}) <=
+               limit;
     case DNA_OP_SYNC:
-    case DNA_OPCODE_COUNT: break;
+    case DNA_OPCODE_COUNT:
+        break;
     }
     return true;
 }
@@ -403,14 +418,18 @@ mera_status instr_check(mera_context *ctx, const instr *i, int64_t index, const 
         if (i->waits[w].queue < 0 || i->waits[w].queue >= queues || i->waits[w].count < 1)
             return bad(ctx, i, index, "it waits for a queue that does not exist");
     switch ((dna_opcode)i->opcode) {
-    case DNA_OP_SYNC: return MERA_OK;
+    case DNA_OP_SYNC:
+        return MERA_OK;
     case DNA_OP_LOAD:
-        if (i->queue != QUEUE_CONST && i->queue != QUEUE_LOAD) return bad(ctx, i, index, "it stands in a queue of another unit");
-        if (f[LOAD_n0] < 1 || f[LOAD_n1] < 1 || f[LOAD_n2] < 1 || f[LOAD_run] < 1) return bad(ctx, i, index, "a count is zero");
+        if (i->queue != QUEUE_CONST && i->queue != QUEUE_LOAD)
+            return bad(ctx, i, index, "it stands in a queue of another unit");
+        if (f[LOAD_n0] < 1 || f[LOAD_n1] < 1 || f[LOAD_n2] < 1 || f[LOAD_run] < 1)
+            return bad(ctx, i, index, "a count is zero");
         break;
     case DNA_OP_STORE:
         if (i->queue != QUEUE_STORE) return bad(ctx, i, index, "it stands in a queue of another unit");
-        if (f[STORE_n0] < 1 || f[STORE_n1] < 1 || f[STORE_n2] < 1 || f[STORE_run] < 1) return bad(ctx, i, index, "a count is zero");
+        if (f[STORE_n0] < 1 || f[STORE_n1] < 1 || f[STORE_n2] < 1 || f[STORE_run] < 1)
+            return bad(ctx, i, index, "a count is zero");
         break;
     case DNA_OP_CONV:
         if (kind != UNIT_ARRAY) return bad(ctx, i, index, "it stands in a queue of another unit");
@@ -419,12 +438,14 @@ mera_status instr_check(mera_context *ctx, const instr *i, int64_t index, const 
             return bad(ctx, i, index, "oh*ow is not in 1..512");
         if (f[CONV_kh] < 1 || f[CONV_kw] < 1 || f[CONV_run] < 1 || f[CONV_co] < 1 || f[CONV_co] > platform->array)
             return bad(ctx, i, index, "kh, kw, run or co is out of range");
-        if (f[CONV_low] > f[CONV_high] || f[CONV_add_low] > f[CONV_add_high]) return bad(ctx, i, index, "an empty clamp range");
+        if (f[CONV_low] > f[CONV_high] || f[CONV_add_low] > f[CONV_add_high])
+            return bad(ctx, i, index, "an empty clamp range");
         break;
     case DNA_OP_WINDOW:
         if (kind != UNIT_WINDOW) return bad(ctx, i, index, "it stands in a queue of another unit");
         if (f[WINDOW_dtype]) return bad(ctx, i, index, "dtype is reserved");
-        if (f[WINDOW_oh] < 1 || f[WINDOW_ow] < 1 || f[WINDOW_kh] < 1 || f[WINDOW_kw] < 1 || f[WINDOW_run] < 1 || f[WINDOW_channels] < 1)
+        if (f[WINDOW_oh] < 1 || f[WINDOW_ow] < 1 || f[WINDOW_kh] < 1 || f[WINDOW_kw] < 1 || f[WINDOW_run] < 1 ||
+            f[WINDOW_channels] < 1)
             return bad(ctx, i, index, "a count is zero");
         if (f[WINDOW_mode] == 0 && f[WINDOW_kh] * f[WINDOW_kw] > DNA_WINDOW_TAPS)
             return bad(ctx, i, index, "kh*kw is more than the weight buffer holds");
@@ -443,7 +464,8 @@ mera_status instr_check(mera_context *ctx, const instr *i, int64_t index, const 
         if (f[VECTOR_low] > f[VECTOR_high]) return bad(ctx, i, index, "an empty clamp range");
         if (f[VECTOR_neg_a] && f[VECTOR_neg_b]) return bad(ctx, i, index, "both operands are negative");
         break;
-    case DNA_OPCODE_COUNT: break;
+    case DNA_OPCODE_COUNT:
+        break;
     }
     if (!instr_bounded(i, platform)) return bad(ctx, i, index, "it would work on more bytes than memory holds");
     access a[MAX_ACCESSES];
@@ -507,9 +529,11 @@ int64_t instr_cycles(const instr *i, const mera_platform *platform)
         const int64_t work = f[WINDOW_ow] * f[WINDOW_oh] * f[WINDOW_kw] * ceil_div(f[WINDOW_kh], DNA_WINDOW_ROWS);
         return load + ceil_div(f[WINDOW_run], w) * max_i64(work, load);
     }
-    case DNA_OP_VECTOR: return f[VECTOR_n0] * f[VECTOR_n1] * f[VECTOR_n2] * f[VECTOR_n3] * ceil_div(f[VECTOR_run], w);
+    case DNA_OP_VECTOR:
+        return f[VECTOR_n0] * f[VECTOR_n1] * f[VECTOR_n2] * f[VECTOR_n3] * ceil_div(f[VECTOR_run], w);
     case DNA_OP_SYNC:
-    case DNA_OPCODE_COUNT: break;
+    case DNA_OPCODE_COUNT:
+        break;
     }
     return 1;
 }

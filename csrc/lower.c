@@ -1,4 +1,5 @@
-/* lower.c: layers -> jobs. Cuts every layer into its blocks, moves what lives in DRAM, and calls the lowering of its kind. */
+/* lower.c: layers -> jobs. Cuts every layer into its blocks, moves what lives in DRAM, and calls the lowering of its kind.
+ */
 #include "compile.h"
 
 #define MOVE_BYTES 32768 /* one DMA request of a resident tensor: short enough that work on its first rows starts early */
@@ -31,7 +32,8 @@ void job_address(job *j, int field, int32_t buffer, int64_t offset)
 mera_status add_constant(compiler *c, const void *data, int64_t bytes, int64_t *offset)
 {
     const size_t start = (c->constants.count + 63) / 64 * 64, end = start + (size_t)bytes;
-    if (end > c->constants.space && !vec_grow(c->ctx, (void **)&c->constants.at, &c->constants.space, end, 1)) return out_of_memory(c->ctx);
+    if (end > c->constants.space && !vec_grow(c->ctx, (void **)&c->constants.at, &c->constants.space, end, 1))
+        return out_of_memory(c->ctx);
     memset(c->constants.at + c->constants.count, 0, end - c->constants.count);
     if (data) memcpy(c->constants.at + start, data, (size_t)bytes);
     c->constants.count = end;
@@ -54,8 +56,8 @@ mera_status load_constant(compiler *c, const block *b, int64_t offset, int64_t b
 
 /* ---- moves between DRAM and SRAM ---- */
 
-mera_status add_move(compiler *c, const block *b, bool load, int32_t dram, int64_t dram_offset, int32_t sram, int64_t sram_offset,
-                            int64_t run, const int64_t count[3], const int64_t d[3], const int64_t s[3])
+mera_status add_move(compiler *c, const block *b, bool load, int32_t dram, int64_t dram_offset, int32_t sram,
+                     int64_t sram_offset, int64_t run, const int64_t count[3], const int64_t d[3], const int64_t s[3])
 {
     job *j;
     TRY(add_job(c, b, load ? DNA_OP_LOAD : DNA_OP_STORE, load ? QUEUE_LOAD : QUEUE_STORE, &j));
@@ -80,7 +82,8 @@ static mera_status move_dense(compiler *c, const block *b, bool load, int32_t dr
 }
 
 /* Rows [y0, y0 + rows) of image n of a tensor in DRAM <-> dense rows at the start of an SRAM buffer. */
-static mera_status move_rows(compiler *c, const block *b, bool load, int32_t tensor, int64_t n, int64_t y0, int64_t rows, int32_t sram)
+static mera_status move_rows(compiler *c, const block *b, bool load, int32_t tensor, int64_t n, int64_t y0, int64_t rows,
+                             int32_t sram)
 {
     const place *p = &c->places[tensor];
     const int64_t *s = tensor_at(c, tensor)->shape, row = s[2] * s[3], dram_offset = p->offset + n * p->sn + y0 * p->sh;
@@ -138,11 +141,16 @@ static mera_status lower_block(compiler *c, block *b)
     b->has_residual = l->residual >= 0;
     if (b->has_residual) TRY(input_operand(c, b, 2, &b->residual));
     const bool stage_out = c->roots.at[c->places[l->out].root].dram;
-    if (stage_out) TRY(staged_operand(c, l->out, b, b->y0, b->y0 + b->rows, false, &b->out));
-    else TRY(resident_operand(c, l->out, b, &b->out));
-    if (l->kind == LAYER_CONV) TRY(lower_conv(c, b));
-    else if (l->kind == LAYER_WINDOW) TRY(lower_window(c, b));
-    else TRY(lower_vector(c, b));
+    if (stage_out)
+        TRY(staged_operand(c, l->out, b, b->y0, b->y0 + b->rows, false, &b->out));
+    else
+        TRY(resident_operand(c, l->out, b, &b->out));
+    if (l->kind == LAYER_CONV)
+        TRY(lower_conv(c, b));
+    else if (l->kind == LAYER_WINDOW)
+        TRY(lower_window(c, b));
+    else
+        TRY(lower_vector(c, b));
     if (stage_out) TRY(move_rows(c, b, false, l->out, b->n0, b->y0, b->rows, b->out.buffer));
     return MERA_OK;
 }
@@ -182,9 +190,11 @@ static mera_status dram_regions(compiler *c)
     int32_t zero;
     TRY(add_buffer(c, BUFFER_DRAM, "constants", 0, &zero));
     for (size_t k = 0; k < g->inputs.count; k++)
-        TRY(add_buffer(c, BUFFER_DRAM, tensor_at(c, g->inputs.at[k])->name, tensor_at(c, g->inputs.at[k])->bytes, &c->input_buffer[k]));
+        TRY(add_buffer(c, BUFFER_DRAM, tensor_at(c, g->inputs.at[k])->name, tensor_at(c, g->inputs.at[k])->bytes,
+                       &c->input_buffer[k]));
     for (size_t k = 0; k < g->outputs.count; k++)
-        TRY(add_buffer(c, BUFFER_DRAM, tensor_at(c, g->outputs.at[k])->name, tensor_at(c, g->outputs.at[k])->bytes, &c->output_buffer[k]));
+        TRY(add_buffer(c, BUFFER_DRAM, tensor_at(c, g->outputs.at[k])->name, tensor_at(c, g->outputs.at[k])->bytes,
+                       &c->output_buffer[k]));
     for (size_t i = 0; i < c->roots.count; i++) {
         root *r = &c->roots.at[i];
         r->buffer = r->dram_buffer = -1;
@@ -248,8 +258,10 @@ static mera_status lower_all(compiler *c)
             TRY(need_root(c, &b, l->residual));
         }
         TRY(need_root(c, &b, l->out));
-        if (l->kind == LAYER_COPY) TRY(lower_copy(c, l, (int32_t)i));
-        else TRY(lower_layer(c, l, (int32_t)i));
+        if (l->kind == LAYER_COPY)
+            TRY(lower_copy(c, l, (int32_t)i));
+        else
+            TRY(lower_layer(c, l, (int32_t)i));
         /* Outputs leave as soon as the last layer that writes their root is done. */
         bool written_later = false;
         const int32_t out_root = c->places[l->out].root;

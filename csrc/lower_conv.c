@@ -20,9 +20,9 @@ typedef struct conv_state {
     VEC(piece) pieces;
     VEC(chunk) chunks;
     int64_t widest; /* output channels of the widest tile */
-    int64_t bytes; /* of all weights */
-    bool split;   /* some tile has several pieces */
-    bool keep;    /* loaded chunks stay until the layer ends */
+    int64_t bytes;  /* of all weights */
+    bool split;     /* some tile has several pieces */
+    bool keep;      /* loaded chunks stay until the layer ends */
 } conv_state;
 
 /* The part of the output that the instructions of a block cover, flattened to one column if pixels follow each other. */
@@ -68,12 +68,16 @@ static int64_t run_of(const conv_shape *s, const conv_tile *t) { return s->merge
 static mera_status split_tile(compiler *c, conv_state *state, int64_t tile, const conv_tile *t)
 {
     const conv_shape *s = &state->shape;
-    const int64_t run = run_of(s, t), limit = const_limit(c), array = c->platform.array, tap = run * t->co, row = tap * s->taps_w;
+    const int64_t run = run_of(s, t), limit = const_limit(c), array = c->platform.array, tap = run * t->co,
+                  row = tap * s->taps_w;
     const size_t start = state->pieces.count;
     int64_t nky = 1, nkx = s->taps_w, nr = run;
-    if (row * s->taps_h <= limit) nky = s->taps_h;
-    else if (row <= limit) nky = limit / row;
-    else if (tap <= limit) nkx = limit / tap;
+    if (row * s->taps_h <= limit)
+        nky = s->taps_h;
+    else if (row <= limit)
+        nky = limit / row;
+    else if (tap <= limit)
+        nkx = limit / tap;
     else {
         nkx = 1;
         nr = max_i64(1, limit / t->co / array) * array;
@@ -81,8 +85,13 @@ static mera_status split_tile(compiler *c, conv_state *state, int64_t tile, cons
     for (int64_t ky = 0; ky < s->taps_h; ky += nky)
         for (int64_t kx = 0; kx < s->taps_w; kx += nkx)
             for (int64_t r = 0; r < run; r += nr) {
-                const piece p = {.tile = tile, .ky = ky, .nky = min_i64(nky, s->taps_h - ky), .kx = kx,
-                                 .nkx = min_i64(nkx, s->taps_w - kx), .r = r, .nr = min_i64(nr, run - r)};
+                const piece p = {.tile = tile,
+                                 .ky = ky,
+                                 .nky = min_i64(nky, s->taps_h - ky),
+                                 .kx = kx,
+                                 .nkx = min_i64(nkx, s->taps_w - kx),
+                                 .r = r,
+                                 .nr = min_i64(nr, run - r)};
                 if (!vec_push(c->ctx, &state->pieces, p)) return out_of_memory(c->ctx);
             }
     state->pieces.at[start].first = true;
@@ -118,7 +127,8 @@ static mera_status pack_weights(compiler *c, const layer *l, conv_state *state)
         chunk k = {.bytes = bytes, .buffer = -1};
         TRY(add_constant(c, NULL, bytes, &k.dram));
         for (size_t i = first; i < end; i++)
-            pack_piece(c, l, &state->shape, &state->pieces.at[i], (int8_t *)c->constants.at + k.dram + state->pieces.at[i].offset);
+            pack_piece(c, l, &state->shape, &state->pieces.at[i],
+                       (int8_t *)c->constants.at + k.dram + state->pieces.at[i].offset);
         if (!vec_push(c->ctx, &state->chunks, k)) return out_of_memory(c->ctx);
         state->bytes += bytes;
         first = end;
@@ -149,7 +159,8 @@ static mera_status pack_params(compiler *c, block *b, const conv_shape *s)
             uint32_t sum = 0;
             for (int64_t k = 0; k < taps; k++) sum += (uint32_t)(int32_t)row[k];
             const int32_t value = (int32_t)((uint32_t)bias[channel] - (uint32_t)x->zero_point[0] * sum);
-            const rescale r = rescale_from_real((double)x->scale[0] * (double)w->scale[w->scale_count > 1 ? channel : 0] / (double)y->scale[0]);
+            const rescale r = rescale_from_real((double)x->scale[0] * (double)w->scale[w->scale_count > 1 ? channel : 0] /
+                                                (double)y->scale[0]);
             const int8_t shift = (int8_t)r.shift;
             memcpy(at + 4 * o, &value, 4);
             memcpy(at + 4 * tile.co + 4 * o, &r.multiplier, 4);
@@ -223,7 +234,8 @@ static void fill_drain(const compiler *c, const block *b, const geometry *g, con
     f[CONV_zero] = y->zero_point[0];
     f[CONV_low] = n->attrs[ATTR_CONV2D_clamp_min];
     f[CONV_high] = n->attrs[ATTR_CONV2D_clamp_max];
-    job_address(j, CONV_out, g->y.buffer, g->y.offset + p->image * g->y.sn + (g->row0 + p->y - g->y.y0) * g->y.sh + p->x * g->y.sw + t->co0);
+    job_address(j, CONV_out, g->y.buffer,
+                g->y.offset + p->image * g->y.sn + (g->row0 + p->y - g->y.y0) * g->y.sh + p->x * g->y.sw + t->co0);
     f[CONV_out_pitch] = g->y.sh;
     f[CONV_out_step] = g->y.sw;
     if (l->lut >= 0) {
@@ -236,7 +248,8 @@ static void fill_drain(const compiler *c, const block *b, const geometry *g, con
     const add_rescale r = add_rescale_from_scales(y->scale[0], res->scale[0], sum->scale[0]);
     const int low = a->op == OP_ADD ? ATTR_ADD_clamp_min : ATTR_SUB_clamp_min;
     f[CONV_add] = 1;
-    job_address(j, CONV_res, g->r.buffer, g->r.offset + p->image * g->r.sn + (g->row0 + p->y - g->r.y0) * g->r.sh + p->x * g->r.sw + t->co0);
+    job_address(j, CONV_res, g->r.buffer,
+                g->r.offset + p->image * g->r.sn + (g->row0 + p->y - g->r.y0) * g->r.sh + p->x * g->r.sw + t->co0);
     f[CONV_res_pitch] = g->r.sh;
     f[CONV_res_step] = g->r.sw;
     f[CONV_res_zero] = res->zero_point[0];
@@ -253,7 +266,8 @@ static void fill_drain(const compiler *c, const block *b, const geometry *g, con
     f[CONV_add_high] = a->attrs[low + 1];
 }
 
-static mera_status emit(compiler *c, block *b, conv_state *state, const geometry *g, const piece *k, const pixel_tile *p, int unit)
+static mera_status emit(compiler *c, block *b, conv_state *state, const geometry *g, const piece *k, const pixel_tile *p,
+                        int unit)
 {
     const layer *l = b->l;
     const graph_node *n = node_at(c, l->node);
@@ -263,7 +277,8 @@ static mera_status emit(compiler *c, block *b, conv_state *state, const geometry
     job *j;
     TRY(add_job(c, b, DNA_OP_CONV, unit_queue(unit, UNIT_ARRAY), &j));
     int64_t *f = j->i.f;
-    const int64_t dilation_h = n->attrs[ATTR_CONV2D_dilation_h], dilation_w = n->attrs[ATTR_CONV2D_dilation_w], array = c->platform.array;
+    const int64_t dilation_h = n->attrs[ATTR_CONV2D_dilation_h], dilation_w = n->attrs[ATTR_CONV2D_dilation_w],
+                  array = c->platform.array;
     f[CONV_first] = k->first;
     f[CONV_last] = k->last;
     job_address(j, CONV_in, g->x.buffer, g->x.offset + p->image * g->x.sn);
@@ -271,7 +286,8 @@ static mera_status emit(compiler *c, block *b, conv_state *state, const geometry
     f[CONV_in_row_bytes] = g->in_row_bytes;
     f[CONV_in_pitch] = g->x.sh;
     f[CONV_iy0] = (g->row0 + p->y) * g->stride_h - g->pad_top + k->ky * dilation_h - g->x.y0;
-    f[CONV_ix0] = (p->x * g->stride_w - g->pad_left + (state->shape.merged ? 0 : k->kx * dilation_w)) * g->x.sw + t.ci0 + k->r;
+    f[CONV_ix0] =
+        (p->x * g->stride_w - g->pad_left + (state->shape.merged ? 0 : k->kx * dilation_w)) * g->x.sw + t.ci0 + k->r;
     f[CONV_oh] = p->rows;
     f[CONV_ow] = p->columns;
     f[CONV_sy] = g->stride_h;
@@ -291,7 +307,8 @@ static mera_status emit(compiler *c, block *b, conv_state *state, const geometry
 }
 
 /* The pieces of one tile on one pixel tile; split tiles load their weights again for every pixel tile. */
-static mera_status emit_tile(compiler *c, block *b, conv_state *state, const geometry *g, size_t first, size_t end, const pixel_tile *p, int unit)
+static mera_status emit_tile(compiler *c, block *b, conv_state *state, const geometry *g, size_t first, size_t end,
+                             const pixel_tile *p, int unit)
 {
     for (size_t k = first; k < end; k++) TRY(emit(c, b, state, g, &state->pieces.at[k], p, unit));
     if (end - first > 1 && !state->keep)
@@ -395,9 +412,17 @@ mera_status lower_conv(compiler *c, block *b)
     } else if (!state->keep) {
         for (size_t k = 0; k < state->chunks.count; k++) state->chunks.at[k].buffer = -1;
     }
-    geometry g = {.images = b->images, .rows = b->rows, .ow = out[2], .stride_h = n->attrs[ATTR_CONV2D_stride_h],
-                  .stride_w = n->attrs[ATTR_CONV2D_stride_w], .pad_top = n->attrs[ATTR_CONV2D_pad_top],
-                  .pad_left = n->attrs[ATTR_CONV2D_pad_left], .x = b->in[0], .r = b->residual, .y = b->out, .row0 = b->y0};
+    geometry g = {.images = b->images,
+                  .rows = b->rows,
+                  .ow = out[2],
+                  .stride_h = n->attrs[ATTR_CONV2D_stride_h],
+                  .stride_w = n->attrs[ATTR_CONV2D_stride_w],
+                  .pad_top = n->attrs[ATTR_CONV2D_pad_top],
+                  .pad_left = n->attrs[ATTR_CONV2D_pad_left],
+                  .x = b->in[0],
+                  .r = b->residual,
+                  .y = b->out,
+                  .row0 = b->y0};
     if (can_flatten(c, b, &g)) {
         flatten(&g, b);
         g.in_row_bytes = in[3];

@@ -163,8 +163,9 @@ static mera_status vector_piece(compiler *c, const block *b, const copy_piece *p
 }
 
 /* One DMA request: rows [y0, y0 + rows) of image n of the piece, between DRAM strides and SRAM strides. */
-static mera_status dma_rows(compiler *c, const block *b, bool load, int32_t dram, int64_t dram_offset, const int64_t dram_stride[4],
-                            int32_t sram, int64_t sram_offset, const int64_t sram_stride[4], const int64_t size[4])
+static mera_status dma_rows(compiler *c, const block *b, bool load, int32_t dram, int64_t dram_offset,
+                            const int64_t dram_stride[4], int32_t sram, int64_t sram_offset, const int64_t sram_stride[4],
+                            const int64_t size[4])
 {
     job *j;
     const bool runs = dram_stride[3] == 1 && sram_stride[3] == 1;
@@ -201,8 +202,10 @@ static mera_status dma_piece(compiler *c, const block *b, const copy_piece *p)
             const int64_t out = y->offset + p->out_offset + n * p->out_stride[0] + h * p->out_stride[1];
             const int64_t in = x ? x->offset + p->in_offset + n * p->in_stride[0] + h * p->in_stride[1] : 0;
             if (!staged) {
-                if (in_dram) TRY(dma_rows(c, b, true, from->dram_buffer, in, p->in_stride, to->buffer, out, p->out_stride, size));
-                else TRY(dma_rows(c, b, false, to->dram_buffer, out, p->out_stride, from->buffer, in, p->in_stride, size));
+                if (in_dram)
+                    TRY(dma_rows(c, b, true, from->dram_buffer, in, p->in_stride, to->buffer, out, p->out_stride, size));
+                else
+                    TRY(dma_rows(c, b, false, to->dram_buffer, out, p->out_stride, from->buffer, in, p->in_stride, size));
                 continue;
             }
             int32_t stage;
@@ -234,8 +237,10 @@ mera_status lower_copy(compiler *c, layer *l, int32_t index)
         const copy_piece *p = &l->pieces.at[k];
         const bool out_dram = c->roots.at[c->places[l->out].root].dram;
         const bool in_dram = !p->fill && c->roots.at[c->places[p->in_tensor].root].dram;
-        if (out_dram || in_dram) TRY(dma_piece(c, &b, p));
-        else TRY(vector_piece(c, &b, p));
+        if (out_dram || in_dram)
+            TRY(dma_piece(c, &b, p));
+        else
+            TRY(vector_piece(c, &b, p));
     }
     return MERA_OK;
 }

@@ -21,22 +21,57 @@ static window_shape shape_of(const compiler *c, const layer *l)
     switch (n->op) {
     case OP_CONV2D: {
         const int64_t *w = tensor_at(c, n->inputs[1])->shape;
-        return (window_shape){0, w[1], w[2], a[ATTR_CONV2D_stride_h], a[ATTR_CONV2D_stride_w], a[ATTR_CONV2D_pad_top],
-                              a[ATTR_CONV2D_pad_left], a[ATTR_CONV2D_pad_bottom], a[ATTR_CONV2D_pad_right], a[ATTR_CONV2D_dilation_h],
-                              a[ATTR_CONV2D_dilation_w], a[ATTR_CONV2D_clamp_min], a[ATTR_CONV2D_clamp_max], zero, false};
+        return (window_shape){0,
+                              w[1],
+                              w[2],
+                              a[ATTR_CONV2D_stride_h],
+                              a[ATTR_CONV2D_stride_w],
+                              a[ATTR_CONV2D_pad_top],
+                              a[ATTR_CONV2D_pad_left],
+                              a[ATTR_CONV2D_pad_bottom],
+                              a[ATTR_CONV2D_pad_right],
+                              a[ATTR_CONV2D_dilation_h],
+                              a[ATTR_CONV2D_dilation_w],
+                              a[ATTR_CONV2D_clamp_min],
+                              a[ATTR_CONV2D_clamp_max],
+                              zero,
+                              false};
     }
     case OP_MAX_POOL2D:
-        return (window_shape){1, a[ATTR_MAX_POOL2D_kernel_h], a[ATTR_MAX_POOL2D_kernel_w], a[ATTR_MAX_POOL2D_stride_h],
-                              a[ATTR_MAX_POOL2D_stride_w], a[ATTR_MAX_POOL2D_pad_top], a[ATTR_MAX_POOL2D_pad_left],
-                              a[ATTR_MAX_POOL2D_pad_bottom], a[ATTR_MAX_POOL2D_pad_right], a[ATTR_MAX_POOL2D_dilation_h],
-                              a[ATTR_MAX_POOL2D_dilation_w], a[ATTR_MAX_POOL2D_clamp_min], a[ATTR_MAX_POOL2D_clamp_max], -128, false};
+        return (window_shape){1,
+                              a[ATTR_MAX_POOL2D_kernel_h],
+                              a[ATTR_MAX_POOL2D_kernel_w],
+                              a[ATTR_MAX_POOL2D_stride_h],
+                              a[ATTR_MAX_POOL2D_stride_w],
+                              a[ATTR_MAX_POOL2D_pad_top],
+                              a[ATTR_MAX_POOL2D_pad_left],
+                              a[ATTR_MAX_POOL2D_pad_bottom],
+                              a[ATTR_MAX_POOL2D_pad_right],
+                              a[ATTR_MAX_POOL2D_dilation_h],
+                              a[ATTR_MAX_POOL2D_dilation_w],
+                              a[ATTR_MAX_POOL2D_clamp_min],
+                              a[ATTR_MAX_POOL2D_clamp_max],
+                              -128,
+                              false};
     case OP_AVG_POOL2D:
-        return (window_shape){2, a[ATTR_AVG_POOL2D_kernel_h], a[ATTR_AVG_POOL2D_kernel_w], a[ATTR_AVG_POOL2D_stride_h],
-                              a[ATTR_AVG_POOL2D_stride_w], a[ATTR_AVG_POOL2D_pad_top], a[ATTR_AVG_POOL2D_pad_left],
-                              a[ATTR_AVG_POOL2D_pad_bottom], a[ATTR_AVG_POOL2D_pad_right], 1, 1, a[ATTR_AVG_POOL2D_clamp_min],
-                              a[ATTR_AVG_POOL2D_clamp_max], zero, a[ATTR_AVG_POOL2D_count_include_pad] != 0};
+        return (window_shape){2,
+                              a[ATTR_AVG_POOL2D_kernel_h],
+                              a[ATTR_AVG_POOL2D_kernel_w],
+                              a[ATTR_AVG_POOL2D_stride_h],
+                              a[ATTR_AVG_POOL2D_stride_w],
+                              a[ATTR_AVG_POOL2D_pad_top],
+                              a[ATTR_AVG_POOL2D_pad_left],
+                              a[ATTR_AVG_POOL2D_pad_bottom],
+                              a[ATTR_AVG_POOL2D_pad_right],
+                              1,
+                              1,
+                              a[ATTR_AVG_POOL2D_clamp_min],
+                              a[ATTR_AVG_POOL2D_clamp_max],
+                              zero,
+                              a[ATTR_AVG_POOL2D_count_include_pad] != 0};
     default: /* OP_MEAN */
-        return (window_shape){3, x[1], x[2], 1, 1, 0, 0, 0, 0, 1, 1, a[ATTR_MEAN_clamp_min], a[ATTR_MEAN_clamp_max], zero, false};
+        return (window_shape){3,    x[1], x[2], 1, 1, 0, 0, 0, 0, 1, 1, a[ATTR_MEAN_clamp_min], a[ATTR_MEAN_clamp_max],
+                              zero, false};
     }
 }
 
@@ -75,7 +110,8 @@ static mera_status pack(compiler *c, block *b, window_part *parts, int64_t count
                     out[parts[p].weights + t * channels + k] = (uint8_t)row[t];
                 }
                 const int32_t value = (int32_t)((uint32_t)bias[channel] - (uint32_t)x->zero_point[0] * sum);
-                const rescale r = rescale_from_real((double)x->scale[0] * (double)w->scale[w->scale_count > 1 ? channel : 0] / (double)y->scale[0]);
+                const rescale r = rescale_from_real(
+                    (double)x->scale[0] * (double)w->scale[w->scale_count > 1 ? channel : 0] / (double)y->scale[0]);
                 const int8_t shift = (int8_t)r.shift;
                 memcpy(out + parts[p].params + 4 * k, &value, 4);
                 memcpy(out + parts[p].params + 4 * (channels + k), &r.multiplier, 4);
@@ -85,8 +121,8 @@ static mera_status pack(compiler *c, block *b, window_part *parts, int64_t count
     return load_constant(c, b, offset, bytes, n->name, &b->param_buffer);
 }
 
-static mera_status emit(compiler *c, const block *b, const window_shape *s, const window_part *part, int unit, int64_t image, int64_t y,
-                        int64_t rows)
+static mera_status emit(compiler *c, const block *b, const window_shape *s, const window_part *part, int unit, int64_t image,
+                        int64_t y, int64_t rows)
 {
     const layer *l = b->l;
     const graph_node *n = node_at(c, l->node);
@@ -125,7 +161,8 @@ static mera_status emit(compiler *c, const block *b, const window_shape *s, cons
     f[WINDOW_low] = s->low;
     f[WINDOW_high] = s->high;
     if (s->mode == 3) {
-        const rescale r = rescale_from_real((double)x->scale[0] / ((double)out->scale[0] * (double)(x->shape[1] * x->shape[2])));
+        const rescale r =
+            rescale_from_real((double)x->scale[0] / ((double)out->scale[0] * (double)(x->shape[1] * x->shape[2])));
         f[WINDOW_m_mean] = r.multiplier;
         f[WINDOW_s_mean] = r.shift;
     }
@@ -168,15 +205,16 @@ static mera_status lower_mean_slices(compiler *c, block *b, const window_shape *
         const int64_t lanes = min_i64(c->platform.array, channels - c0), row = w * lanes;
         const int64_t rows = min_i64(h, max_i64(1, c->platform.sram_bytes / 16 / units / row));
         for (int64_t y = 0; y < h; y += rows) {
-            const int64_t some = min_i64(rows, h - y), count[3] = {1, some, w}, d[3] = {0, p->sh, p->sw}, t[3] = {0, row, lanes};
+            const int64_t some = min_i64(rows, h - y), count[3] = {1, some, w}, d[3] = {0, p->sh, p->sw},
+                          t[3] = {0, row, lanes};
             const window_part part = {.channels = lanes};
             block slice = *b;
             slice.in[0] = (operand){.tensor = b->l->in[0], .sh = row, .sw = lanes, .rows = some};
             slice.out.offset += c0;
             TRY(add_buffer(c, BUFFER_STAGE, x->name, some * row, &slice.in[0].buffer));
             c->buffers.at[slice.in[0].buffer].load = (int64_t)c->jobs.count;
-            TRY(add_move(c, b, true, c->roots.at[p->root].dram_buffer, p->offset + b->n0 * p->sn + y * p->sh + c0, slice.in[0].buffer, 0, lanes,
-                         count, d, t));
+            TRY(add_move(c, b, true, c->roots.at[p->root].dram_buffer, p->offset + b->n0 * p->sn + y * p->sh + c0,
+                         slice.in[0].buffer, 0, lanes, count, d, t));
             TRY(emit(c, &slice, s, &part, unit, 0, b->y0, 1));
             int64_t *f = c->jobs.at[c->jobs.count - 1].i.f;
             f[WINDOW_kh] = some;
@@ -195,7 +233,8 @@ mera_status lower_window(compiler *c, block *b)
     const int64_t channels = tensor_at(c, b->l->out)->shape[3], units = c->platform.units, array = c->platform.array;
     const int64_t total = b->images * b->rows;
     /* Rows give the better split; with too few of them the lanes are split, too. */
-    const int64_t row_parts = min_i64(units, total), lane_parts = max_i64(1, min_i64(units / row_parts, ceil_div(channels, array)));
+    const int64_t row_parts = min_i64(units, total),
+                  lane_parts = max_i64(1, min_i64(units / row_parts, ceil_div(channels, array)));
     window_part *parts = b->state;
     if (!parts) {
         b->state = parts = arena_array(&c->memory, (size_t)units, sizeof *parts);

@@ -104,7 +104,8 @@ const char *mera_isa_field_doc(int32_t opcode, int32_t field);
 mera_status mera_graph_create(mera_context *ctx, const char *name, mera_graph **graph);
 void mera_graph_destroy(mera_graph *graph);
 /* shape: 4 dimensions, N H W C (weights: Co Kh Kw Ci/groups), each 1..2^24, at most 2^31-1 elements. */
-mera_status mera_graph_tensor(mera_graph *graph, const char *name, mera_dtype dtype, const int64_t shape[4], int32_t *tensor);
+mera_status mera_graph_tensor(mera_graph *graph, const char *name, mera_dtype dtype, const int64_t shape[4],
+                              int32_t *tensor);
 /* A constant tensor; the data (bytes = elements * size of dtype, little endian) is copied. */
 mera_status mera_graph_constant(mera_graph *graph, const char *name, mera_dtype dtype, const int64_t shape[4],
                                 const void *data, size_t bytes, int32_t *tensor);
@@ -169,8 +170,8 @@ mera_status mera_compile(mera_graph *graph, const mera_platform *platform, const
 mera_status mera_compile_dump(mera_graph *graph, const mera_platform *platform, const mera_options *options,
                               const char *stage, char **text);
 /* Goes on from the text of stage "lower", written by hand or dumped, to stage "lower", "alloc" or "schedule". */
-mera_status mera_compile_text(mera_context *ctx, const mera_platform *platform, const char *text, size_t bytes, const char *stage,
-                              char **out);
+mera_status mera_compile_text(mera_context *ctx, const mera_platform *platform, const char *text, size_t bytes,
+                              const char *stage, char **out);
 void mera_program_destroy(mera_program *program);
 
 /* The container: versioned, checksummed, holds code, constants, platform, the interface, the layer table. */
@@ -204,8 +205,8 @@ mera_status mera_interpreter_tensor(mera_interpreter *interpreter, int32_t tenso
 
 typedef struct mera_stats {
     int64_t cycles;
-    int64_t macs;             /* of the network, as written */
-    int64_t dram_bytes_read;  /* every byte that DRAM bursts moved */
+    int64_t macs;            /* of the network, as written */
+    int64_t dram_bytes_read; /* every byte that DRAM bursts moved */
     int64_t dram_bytes_written;
     int64_t sram_peak_bytes;
     int64_t instructions;

@@ -15,7 +15,7 @@ static const struct {
     const char *name;
     int64_t initial;
 } attrs[] = {
-    /* those of one operator stand together, in its order */
+/* those of one operator stand together, in its order */
 #define MERA_OP(NAME, name, min_inputs, max_inputs, doc)
 #define MERA_ATTR(NAME, name, default) {OP_##NAME, #name, default},
 #include "dna_ops.def"

@@ -90,7 +90,8 @@ void layer_input_rows(const compiler *c, const layer *l, int k, int64_t o0, int6
         *y0 = 0;
         *y1 = h;
         return;
-    default: return;
+    default:
+        return;
     }
     *y0 = min_i64(max_i64(0, o0 * stride - pad), h - 1);
     *y1 = max_i64(min_i64(h, (o1 - 1) * stride - pad + reach + 1), *y0 + 1);
@@ -123,8 +124,10 @@ static int64_t stage_bytes(const compiler *c, const layer *l, int64_t rows)
         int64_t y0, y1;
         const int64_t middle = (y->shape[1] - o1) / 2; /* a block away from the borders needs the most rows */
         layer_input_rows(c, l, k, middle, middle + o1, &y0, &y1);
-        if (node_at(c, l->node)->op == OP_MEAN) bytes += s[2] * min_i64(s[3], c->platform.array); /* comes in slices */
-        else bytes += min_i64(y1 - y0 + 1, s[1]) * s[2] * s[3];
+        if (node_at(c, l->node)->op == OP_MEAN)
+            bytes += s[2] * min_i64(s[3], c->platform.array); /* comes in slices */
+        else
+            bytes += min_i64(y1 - y0 + 1, s[1]) * s[2] * s[3];
     }
     if (tensor_in_dram(c, l->out)) bytes += o1 * y->shape[2] * y->shape[3];
     return bytes;
@@ -175,7 +178,8 @@ static mera_status does_not_fit(compiler *c, int32_t index)
     const layer *l = &c->layers.at[index];
     const graph_node *n = node_at(c, l->node);
     return fail(c->ctx, MERA_DOES_NOT_FIT,
-                "%s '%s' (layer '%s', %s): no tiling fits: one row of its operands at a time, with the weights of one tile, needs more than the %lld "
+                "%s '%s' (layer '%s', %s): no tiling fits: one row of its operands at a time, with the weights of one tile, "
+                "needs more than the %lld "
                 "bytes of SRAM of platform %s; use one with more, a narrower input, or fewer channels",
                 op_name(n->op), n->name, n->layer, n->source, (long long)c->platform.sram_bytes, c->platform.name);
 }
@@ -183,13 +187,15 @@ static mera_status does_not_fit(compiler *c, int32_t index)
 static mera_status choose_homes(compiler *c)
 {
     for (size_t r = 0; r < c->roots.count; r++) /* a root that no layer touches is only copied from DRAM to DRAM */
-        if (c->roots.at[r].last_layer < 0 || c->roots.at[r].first_layer > c->roots.at[r].last_layer) c->roots.at[r].dram = true;
+        if (c->roots.at[r].last_layer < 0 || c->roots.at[r].first_layer > c->roots.at[r].last_layer)
+            c->roots.at[r].dram = true;
     for (;;) {
         int64_t worst = 0;
         int32_t at = -1;
         for (size_t i = 0; i < c->layers.count; i++) {
             if (c->layers.at[i].kind == LAYER_VIEW) continue;
-            const int64_t over = resident_bytes(c, (int32_t)i) + minimum_bytes(c, (int32_t)i) - (c->platform.sram_bytes - c->slack);
+            const int64_t over =
+                resident_bytes(c, (int32_t)i) + minimum_bytes(c, (int32_t)i) - (c->platform.sram_bytes - c->slack);
             if (over > worst) {
                 worst = over;
                 at = (int32_t)i;
@@ -226,7 +232,8 @@ static mera_status choose_blocks(compiler *c)
         l->block_rows = 0;
         l->keep_weights = true;
         if (l->kind == LAYER_VIEW || l->kind == LAYER_COPY) continue;
-        if (!tensor_in_dram(c, l->in[0]) && !tensor_in_dram(c, l->in[1]) && !tensor_in_dram(c, l->residual) && !tensor_in_dram(c, l->out))
+        if (!tensor_in_dram(c, l->in[0]) && !tensor_in_dram(c, l->in[1]) && !tensor_in_dram(c, l->residual) &&
+            !tensor_in_dram(c, l->out))
             continue;
         int64_t least, all;
         layer_weight_bytes(c, l, &least, &all);
@@ -239,8 +246,10 @@ static mera_status choose_blocks(compiler *c)
         /* Two blocks at a time, so that one moves while the other is worked on. */
         while (low < high) {
             const int64_t middle = (low + high + 1) / 2;
-            if (2 * stage_bytes(c, l, middle) + weights <= room) low = middle;
-            else high = middle - 1;
+            if (2 * stage_bytes(c, l, middle) + weights <= room)
+                low = middle;
+            else
+                high = middle - 1;
         }
         /* Several blocks even when one would do: the first one is soon there. */
         if (low == rows && rows >= 8 && l->keep_weights) low = ceil_div(rows, 4);

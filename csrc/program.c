@@ -51,8 +51,10 @@ static mera_status validate_ports(mera_program *p, const program_port *ports, in
 mera_status program_validate(mera_program *p)
 {
     mera_context *ctx = p->object.ctx;
-    if (mera_platform_check(ctx, &p->platform) != MERA_OK) return fail(ctx, MERA_CORRUPT, "program: its platform is not valid");
-    if (p->dram_bytes < p->constant_bytes || p->dram_bytes > MAX_DRAM || p->sram_peak < 0 || p->sram_peak > p->platform.sram_bytes)
+    if (mera_platform_check(ctx, &p->platform) != MERA_OK)
+        return fail(ctx, MERA_CORRUPT, "program: its platform is not valid");
+    if (p->dram_bytes < p->constant_bytes || p->dram_bytes > MAX_DRAM || p->sram_peak < 0 ||
+        p->sram_peak > p->platform.sram_bytes)
         return fail(ctx, MERA_CORRUPT, "program: memory sizes out of range");
     TRY(validate_ports(p, p->inputs, p->input_count, "input"));
     TRY(validate_ports(p, p->outputs, p->output_count, "output"));
@@ -76,7 +78,8 @@ mera_status program_validate(mera_program *p)
         in_queue[p->code[i].queue]++;
         if (p->code[i].opcode != DNA_OP_CONV && p->code[i].opcode != DNA_OP_WINDOW) continue;
         if (instr_first(&p->code[i]) == open[p->code[i].queue])
-            return fail(ctx, MERA_CORRUPT, "instruction %lld: reductions of one unit are nested or begin in the middle", (long long)i);
+            return fail(ctx, MERA_CORRUPT, "instruction %lld: reductions of one unit are nested or begin in the middle",
+                        (long long)i);
         open[p->code[i].queue] = !instr_last(&p->code[i]);
     }
     for (int q = 0; q < MAX_QUEUES; q++)
@@ -84,7 +87,8 @@ mera_status program_validate(mera_program *p)
     for (int64_t i = 0; i < p->code_count; i++)
         for (int w = 0; w < p->code[i].wait_count; w++)
             if (p->code[i].waits[w].count > in_queue[p->code[i].waits[w].queue])
-                return fail(ctx, MERA_CORRUPT, "instruction %lld waits for more instructions than its queue holds", (long long)i);
+                return fail(ctx, MERA_CORRUPT, "instruction %lld waits for more instructions than its queue holds",
+                            (long long)i);
     return MERA_OK;
 }
 
@@ -166,7 +170,10 @@ static mera_status cut_short(mera_context *ctx, const char *where)
 }
 
 /* count items of at least `least` bytes each must still fit into the file, or the count is a lie. */
-static bool plausible(const reader *r, uint64_t count, uint64_t least) { return !r->failed && count <= (uint64_t)(r->end - r->at) / least; }
+static bool plausible(const reader *r, uint64_t count, uint64_t least)
+{
+    return !r->failed && count <= (uint64_t)(r->end - r->at) / least;
+}
 
 static mera_status read_ports(mera_program *p, reader *r, program_port **ports, int32_t *count)
 {
@@ -189,7 +196,8 @@ static mera_status read_body(mera_program *p, reader *r)
     mera_context *ctx = p->object.ctx;
     const char *name = read_text(r, &p->memory);
     if (!name) return r->failed ? cut_short(ctx, "platform") : out_of_memory(ctx);
-    if (strlen(name) >= sizeof p->platform.name) return fail(ctx, MERA_CORRUPT, "program file: the platform's name is too long");
+    if (strlen(name) >= sizeof p->platform.name)
+        return fail(ctx, MERA_CORRUPT, "program file: the platform's name is too long");
     strcpy(p->platform.name, name);
     p->platform.units = (int32_t)read_u32(r);
     p->platform.array = (int32_t)read_u32(r);
@@ -215,7 +223,8 @@ static mera_status read_body(mera_program *p, reader *r)
         n->layer = read_text(r, &p->memory);
         n->source = read_text(r, &p->memory);
         n->macs = (int64_t)(read_u64(r) & INT64_MAX);
-        if (!n->name || !n->op || !n->layer || !n->source || r->failed) return r->failed ? cut_short(ctx, "layer table") : out_of_memory(ctx);
+        if (!n->name || !n->op || !n->layer || !n->source || r->failed)
+            return r->failed ? cut_short(ctx, "layer table") : out_of_memory(ctx);
     }
     const uint64_t instructions = read_u64(r);
     if (!plausible(r, instructions, 8)) return cut_short(ctx, "code");
@@ -234,7 +243,8 @@ static mera_status read_body(mera_program *p, reader *r)
         status = isa_decode(ctx, words, (int64_t)word_count, &at, &p->code[i]);
         p->code[i].node = (int32_t)read_u32(&node_of);
     }
-    if (status == MERA_OK && at != (int64_t)word_count) status = fail(ctx, MERA_CORRUPT, "program file: code goes on behind its last instruction");
+    if (status == MERA_OK && at != (int64_t)word_count)
+        status = fail(ctx, MERA_CORRUPT, "program file: code goes on behind its last instruction");
     ctx_free(ctx, words);
     TRY(status);
     const uint64_t constants = read_u64(r);
@@ -251,22 +261,27 @@ static mera_status read_body(mera_program *p, reader *r)
 
 mera_status mera_program_load(mera_context *ctx, const uint8_t *data, size_t bytes, mera_program **program)
 {
-    if (bytes < HEADER_BYTES || memcmp(data, magic, 8)) return fail(ctx, MERA_CORRUPT, "program file: it does not begin as a DNA program does");
+    if (bytes < HEADER_BYTES || memcmp(data, magic, 8))
+        return fail(ctx, MERA_CORRUPT, "program file: it does not begin as a DNA program does");
     reader r = {data + 8, data + bytes, false};
     const uint32_t version = read_u32(&r), reserved = read_u32(&r);
     if (version != PROGRAM_VERSION)
-        return fail(ctx, MERA_CORRUPT, "program file: version %u, this build reads version %d; compile the model again", version, PROGRAM_VERSION);
+        return fail(ctx, MERA_CORRUPT, "program file: version %u, this build reads version %d; compile the model again",
+                    version, PROGRAM_VERSION);
     if (reserved != 0) return fail(ctx, MERA_CORRUPT, "program file: its reserved word is not 0: it was altered");
     const uint64_t length = read_u64(&r), sum = read_u64(&r);
     if (length != bytes)
-        return fail(ctx, MERA_CORRUPT, "program file: %llu bytes, its header says %llu: it was truncated or extended", (unsigned long long)bytes,
-                    (unsigned long long)length);
-    if (sum != fnv1a(data + HEADER_BYTES, bytes - HEADER_BYTES)) return fail(ctx, MERA_CORRUPT, "program file: its checksum is wrong: it was altered");
+        return fail(ctx, MERA_CORRUPT, "program file: %llu bytes, its header says %llu: it was truncated or extended",
+                    (unsigned long long)bytes, (unsigned long long)length);
+    if (sum != fnv1a(data + HEADER_BYTES, bytes - HEADER_BYTES))
+        return fail(ctx, MERA_CORRUPT, "program file: its checksum is wrong: it was altered");
     mera_program *p = NULL;
     TRY(program_create(ctx, &p));
     const mera_status status = read_body(p, &r);
-    if (status == MERA_OK) *program = p;
-    else mera_program_destroy(p);
+    if (status == MERA_OK)
+        *program = p;
+    else
+        mera_program_destroy(p);
     return status;
 }
 
@@ -278,8 +293,14 @@ int64_t mera_program_constant_bytes(const mera_program *p) { return p->constant_
 int64_t mera_program_sram_peak_bytes(const mera_program *p) { return p->sram_peak; }
 int32_t mera_program_input_count(const mera_program *p) { return p->input_count; }
 int32_t mera_program_output_count(const mera_program *p) { return p->output_count; }
-int64_t mera_program_input_bytes(const mera_program *p, int32_t k) { return k >= 0 && k < p->input_count ? p->inputs[k].bytes : 0; }
-int64_t mera_program_output_bytes(const mera_program *p, int32_t k) { return k >= 0 && k < p->output_count ? p->outputs[k].bytes : 0; }
+int64_t mera_program_input_bytes(const mera_program *p, int32_t k)
+{
+    return k >= 0 && k < p->input_count ? p->inputs[k].bytes : 0;
+}
+int64_t mera_program_output_bytes(const mera_program *p, int32_t k)
+{
+    return k >= 0 && k < p->output_count ? p->outputs[k].bytes : 0;
+}
 int32_t mera_program_node_count(const mera_program *p) { return p->node_count; }
 static const program_node *node_of(const mera_program *p, int32_t n)
 {
@@ -296,7 +317,8 @@ const char *mera_program_queue_name(const mera_program *p, int32_t queue)
     static const char *const dma[] = {"const", "load", "store"};
     static const char *const units[][UNIT_QUEUES] = {
 #define U(n) {"array" #n, "window" #n, "vector" #n}
-        U(0), U(1), U(2), U(3), U(4), U(5), U(6), U(7), U(8), U(9), U(10), U(11), U(12), U(13), U(14), U(15)
+        U(0), U(1),  U(2),  U(3),  U(4),  U(5),  U(6), U(7), U(8),
+        U(9), U(10), U(11), U(12), U(13), U(14), U(15)
 #undef U
     };
     if (queue < 0 || queue >= queue_count(p->platform.units)) return "";

@@ -7,8 +7,10 @@ static void print_string(text *t, const char *s)
 {
     text_add(t, " \"");
     for (; *s; s++) {
-        if (*s == '"' || *s == '\\' || (unsigned char)*s < 32) text_add(t, "\\%02x", (unsigned char)*s);
-        else text_bytes(t, s, 1);
+        if (*s == '"' || *s == '\\' || (unsigned char)*s < 32)
+            text_add(t, "\\%02x", (unsigned char)*s);
+        else
+            text_bytes(t, s, 1);
     }
     text_add(t, "\"");
 }
@@ -30,8 +32,8 @@ mera_status mera_program_print(mera_program *p, char **out)
     text_init(&t, p->object.ctx);
     text_add(&t, "platform");
     print_string(&t, f->name);
-    text_add(&t, " %d %d %.17g %lld %.17g %d %d %d\n", f->units, f->array, f->clock_mhz, (long long)f->sram_bytes, f->dram_gbps, f->bf16,
-             f->sram_banks, f->dram_latency_cycles);
+    text_add(&t, " %d %d %.17g %lld %.17g %d %d %d\n", f->units, f->array, f->clock_mhz, (long long)f->sram_bytes,
+             f->dram_gbps, f->bf16, f->sram_banks, f->dram_latency_cycles);
     text_add(&t, "memory %lld %lld\n", (long long)p->sram_peak, (long long)p->dram_bytes);
     print_ports(&t, "input", p->inputs, p->input_count);
     print_ports(&t, "output", p->outputs, p->output_count);
@@ -47,7 +49,8 @@ mera_status mera_program_print(mera_program *p, char **out)
     for (int64_t i = 0; i < p->code_count; i++) isa_print(&t, &p->code[i]);
     text_add(&t, "constants %lld", (long long)p->constant_bytes);
     for (int64_t i = 0; i < p->constant_bytes; i++) {
-        const char two[3] = {i % 64 ? digits[p->constants[i] >> 4] : '\n', i % 64 ? digits[p->constants[i] & 15] : digits[p->constants[i] >> 4],
+        const char two[3] = {i % 64 ? digits[p->constants[i] >> 4] : '\n',
+                             i % 64 ? digits[p->constants[i] & 15] : digits[p->constants[i] >> 4],
                              digits[p->constants[i] & 15]};
         text_bytes(&t, two, i % 64 ? 2 : 3);
     }
@@ -77,7 +80,7 @@ static bool take_word(scanner *s, char *word, size_t space)
 {
     size_t n = 0;
     skip_blanks(s);
-    while (s->at < s->end && *s->at > ' ' && n + 1 < space) word[n++] = *s->at++;
+    while (s->at<s->end && * s->at> ' ' && n + 1 < space) word[n++] = *s->at++;
     word[n] = 0;
     return n > 0;
 }
@@ -86,8 +89,10 @@ static bool take_number(scanner *s, double *real, int64_t *whole)
 {
     char word[48], *stop;
     if (!take_word(s, word, sizeof word)) return false;
-    if (whole) *whole = strtoll(word, &stop, 10);
-    else *real = strtod(word, &stop);
+    if (whole)
+        *whole = strtoll(word, &stop, 10);
+    else
+        *real = strtod(word, &stop);
     return *stop == 0;
 }
 
@@ -130,7 +135,8 @@ static mera_status next_line(scanner *s)
 static mera_status scan_constants(scanner *s)
 {
     mera_program *p = s->p;
-    if (!take_number(s, NULL, &p->constant_bytes) || p->constant_bytes < 0 || p->constant_bytes > (s->end - s->at)) return syntax(s, "a number of bytes");
+    if (!take_number(s, NULL, &p->constant_bytes) || p->constant_bytes < 0 || p->constant_bytes > (s->end - s->at))
+        return syntax(s, "a number of bytes");
     uint8_t *data = arena_array(&p->memory, (size_t)p->constant_bytes + 1, 1);
     if (!data) return out_of_memory(p->object.ctx);
     p->constants = data;
@@ -139,7 +145,8 @@ static mera_status scan_constants(scanner *s)
             s->line += *s->at == '\n';
             s->at++;
         }
-        if (s->end - s->at < 2 || hex_digit(s->at[0]) < 0 || hex_digit(s->at[1]) < 0) return syntax(s, "two hexadecimal digits");
+        if (s->end - s->at < 2 || hex_digit(s->at[0]) < 0 || hex_digit(s->at[1]) < 0)
+            return syntax(s, "two hexadecimal digits");
         data[i] = (uint8_t)(hex_digit(s->at[0]) * 16 + hex_digit(s->at[1]));
         s->at += 2;
     }
@@ -185,8 +192,9 @@ static mera_status scan_lines(scanner *s, scanned *all)
         } else if (!strcmp(word, "platform")) {
             const char *name;
             int64_t units, array, sram, bf16, banks, latency;
-            if (!take_string(s, &name) || strlen(name) >= sizeof p->platform.name || !take_number(s, NULL, &units) || !take_number(s, NULL, &array) ||
-                !take_number(s, &p->platform.clock_mhz, NULL) || !take_number(s, NULL, &sram) || !take_number(s, &p->platform.dram_gbps, NULL) ||
+            if (!take_string(s, &name) || strlen(name) >= sizeof p->platform.name || !take_number(s, NULL, &units) ||
+                !take_number(s, NULL, &array) || !take_number(s, &p->platform.clock_mhz, NULL) ||
+                !take_number(s, NULL, &sram) || !take_number(s, &p->platform.dram_gbps, NULL) ||
                 !take_number(s, NULL, &bf16) || !take_number(s, NULL, &banks) || !take_number(s, NULL, &latency))
                 return syntax(s, "platform \"name\" units array clock sram gbps bf16 banks latency");
             strcpy(p->platform.name, name);
@@ -197,16 +205,18 @@ static mera_status scan_lines(scanner *s, scanned *all)
             p->platform.sram_banks = (int32_t)banks;
             p->platform.dram_latency_cycles = (int32_t)latency;
         } else if (!strcmp(word, "memory")) {
-            if (!take_number(s, NULL, &p->sram_peak) || !take_number(s, NULL, &p->dram_bytes)) return syntax(s, "memory sram dram");
+            if (!take_number(s, NULL, &p->sram_peak) || !take_number(s, NULL, &p->dram_bytes))
+                return syntax(s, "memory sram dram");
         } else if (!strcmp(word, "input") || !strcmp(word, "output")) {
             program_port port;
-            if (!take_string(s, &port.name) || !take_number(s, NULL, &port.dram) || !take_number(s, NULL, &port.bytes) || port.dram < 0)
+            if (!take_string(s, &port.name) || !take_number(s, NULL, &port.dram) || !take_number(s, NULL, &port.bytes) ||
+                port.dram < 0)
                 return syntax(s, "\"name\" address bytes");
             pushed = word[0] == 'i' ? vec_push(ctx, &all->inputs, port) : vec_push(ctx, &all->outputs, port);
         } else if (!strcmp(word, "node")) {
             program_node n;
-            if (!take_string(s, &n.name) || !take_string(s, &n.op) || !take_string(s, &n.layer) || !take_string(s, &n.source) ||
-                !take_number(s, NULL, &n.macs))
+            if (!take_string(s, &n.name) || !take_string(s, &n.op) || !take_string(s, &n.layer) ||
+                !take_string(s, &n.source) || !take_number(s, NULL, &n.macs))
                 return syntax(s, "\"name\" \"op\" \"layer\" \"source\" macs");
             pushed = vec_push(ctx, &all->nodes, n);
         } else if (!strcmp(word, "code")) {
@@ -250,7 +260,9 @@ mera_status mera_program_parse(mera_context *ctx, const char *data, size_t bytes
     vec_free(ctx, &all.outputs);
     vec_free(ctx, &all.nodes);
     vec_free(ctx, &all.code);
-    if (status == MERA_OK) *program = p;
-    else mera_program_destroy(p);
+    if (status == MERA_OK)
+        *program = p;
+    else
+        mera_program_destroy(p);
     return status;
 }

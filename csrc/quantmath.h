@@ -58,7 +58,8 @@ static inline int32_t apply_rescale(int32_t x, rescale r)
 {
     const int left = r.shift > 0 ? r.shift : 0;
     const int right = r.shift > 0 ? 0 : -r.shift;
-    return rounding_divide_by_pot(saturating_rounding_doubling_high_mul((int32_t)((uint32_t)x << left), r.multiplier), right);
+    return rounding_divide_by_pot(saturating_rounding_doubling_high_mul((int32_t)((uint32_t)x << left), r.multiplier),
+                                  right);
 }
 
 static inline int32_t clamp_i32(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }

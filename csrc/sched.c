@@ -11,7 +11,7 @@ typedef struct dag {
     size_t jobs, nodes;
     VEC(int32_t) from;
     VEC(int32_t) to;
-    VEC(bool) raw;       /* the edge is a read after a write */
+    VEC(bool) raw; /* the edge is a read after a write */
     int32_t *succ_start, *succ;
     int32_t *pred_start, *pred; /* edge numbers */
     int32_t *waiting;
@@ -22,7 +22,8 @@ static int32_t released_node(const dag *d, int32_t buffer) { return (int32_t)d->
 
 static mera_status edge(dag *d, int64_t from, int64_t to, bool raw)
 {
-    if (vec_push(d->c->ctx, &d->from, (int32_t)from) && vec_push(d->c->ctx, &d->to, (int32_t)to) && vec_push(d->c->ctx, &d->raw, raw))
+    if (vec_push(d->c->ctx, &d->from, (int32_t)from) && vec_push(d->c->ctx, &d->to, (int32_t)to) &&
+        vec_push(d->c->ctx, &d->raw, raw))
         return MERA_OK;
     return out_of_memory(d->c->ctx);
 }
@@ -46,7 +47,7 @@ static mera_status same_buffer_edges(dag *d, touch_vec *lists)
             int32_t b = -1;
             for (int x = 0; x < j->fix_count; x++)
                 if (j->fix[x].field == accesses[k].field) b = j->fix[x].buffer;
-            if (b <= 0) continue; /* the constants in DRAM are never written */
+            if (b <= 0) continue;     /* the constants in DRAM are never written */
             accesses[k].dram = false; /* within one buffer: relative addresses */
             const touch_vec *before = &lists[b];
             for (size_t t = before->count; t-- > 0;) {
@@ -92,7 +93,8 @@ static mera_status reuse_edges(dag *d)
     if (status == MERA_OK) {
         memset(owner, 255, (size_t)cells * sizeof *owner);
         for (size_t b = 0; b < c->buffers.count; b++)
-            if (c->buffers.at[b].kind != BUFFER_DRAM && c->buffers.at[b].last >= 0) order[count++] = (by_first){c->buffers.at[b].first, (int32_t)b};
+            if (c->buffers.at[b].kind != BUFFER_DRAM && c->buffers.at[b].last >= 0)
+                order[count++] = (by_first){c->buffers.at[b].first, (int32_t)b};
         qsort(order, count, sizeof *order, earlier);
     }
     for (size_t k = 0; k < count && status == MERA_OK; k++) {
@@ -100,7 +102,8 @@ static mera_status reuse_edges(dag *d)
         const buffer *x = &c->buffers.at[b];
         int32_t last = -1;
         for (int64_t cell = x->address / grain; cell < ceil_div(x->address + x->bytes, grain) && status == MERA_OK; cell++) {
-            if (owner[cell] >= 0 && owner[cell] != last) status = edge(d, released_node(d, owner[cell]), ready_node(d, b), false);
+            if (owner[cell] >= 0 && owner[cell] != last)
+                status = edge(d, released_node(d, owner[cell]), ready_node(d, b), false);
             last = owner[cell];
             owner[cell] = b;
         }
@@ -172,7 +175,8 @@ static heap_item heap_pop(heap *h)
     for (size_t i = 0;;) {
         size_t least = i;
         for (size_t k = 2 * i + 1; k <= 2 * i + 2 && k < h->count; k++)
-            if (h->at[k].key < h->at[least].key || (h->at[k].key == h->at[least].key && h->at[k].id < h->at[least].id)) least = k;
+            if (h->at[k].key < h->at[least].key || (h->at[k].key == h->at[least].key && h->at[k].id < h->at[least].id))
+                least = k;
         if (least == i) return top;
         const heap_item t = h->at[i];
         h->at[i] = h->at[least];
@@ -197,7 +201,6 @@ typedef struct scheduler {
     size_t done;
 } scheduler;
 
-
 static mera_status make_ready(scheduler *s, int32_t id)
 {
     return heap_push(s->c->ctx, &s->ready[s->c->jobs.at[id].i.queue], id, id) ? MERA_OK : out_of_memory(s->c->ctx);
@@ -209,8 +212,10 @@ static mera_status complete(scheduler *s, int32_t node)
     for (int32_t k = d->succ_start[node]; k < d->succ_start[node + 1]; k++) {
         const int32_t to = d->to.at[d->succ[k]];
         if (--d->waiting[to] > 0) continue;
-        if ((size_t)to >= d->jobs) TRY(complete(s, to));
-        else TRY(make_ready(s, to));
+        if ((size_t)to >= d->jobs)
+            TRY(complete(s, to));
+        else
+            TRY(make_ready(s, to));
     }
     return MERA_OK;
 }
@@ -252,7 +257,8 @@ static mera_status start(scheduler *s, int32_t id, int64_t now)
     s->started[id] = true;
     s->locked[queue] = !instr_last(&j->i);
     c->order[s->done++] = id;
-    if (!heap_push(c->ctx, &s->events, idle, -1 - queue) || !heap_push(c->ctx, &s->events, end, id)) return out_of_memory(c->ctx);
+    if (!heap_push(c->ctx, &s->events, idle, -1 - queue) || !heap_push(c->ctx, &s->events, end, id))
+        return out_of_memory(c->ctx);
     return MERA_OK;
 }
 
@@ -278,7 +284,8 @@ static mera_status run(scheduler *s)
         }
     }
     if (s->done != s->d->jobs)
-        return fail(c->ctx, MERA_INTERNAL, "schedule: %lld of %lld jobs can never start", (long long)(s->d->jobs - s->done), (long long)s->d->jobs);
+        return fail(c->ctx, MERA_INTERNAL, "schedule: %lld of %lld jobs can never start", (long long)(s->d->jobs - s->done),
+                    (long long)s->d->jobs);
     return MERA_OK;
 }
 
@@ -286,8 +293,8 @@ static mera_status run(scheduler *s)
 
 typedef struct clocks {
     int queues;
-    int32_t *known; /* [node][queue]: instructions of the queue known to be complete when the node is */
-    int32_t *start; /* [queue][queue]: known when the queue's latest instruction started */
+    int32_t *known;                    /* [node][queue]: instructions of the queue known to be complete when the node is */
+    int32_t *start;                    /* [queue][queue]: known when the queue's latest instruction started */
     VEC(int32_t) by_queue[MAX_QUEUES]; /* job of each instruction; -1 for sync */
 } clocks;
 

@@ -56,7 +56,8 @@ static mera_status need_time(mera_simulator *s)
     return MERA_OK;
 }
 
-static mera_status check_port(mera_context *ctx, const char *what, const program_port *port, int32_t k, int64_t bytes, const void *data)
+static mera_status check_port(mera_context *ctx, const char *what, const program_port *port, int32_t k, int64_t bytes,
+                              const void *data)
 {
     if (data && bytes == port->bytes) return MERA_OK;
     return fail(ctx, MERA_INVALID_ARGUMENT, "%s %d ('%s') has %lld bytes, the program needs %lld", what, k, port->name,
@@ -69,10 +70,11 @@ mera_status mera_simulator_run(mera_simulator *s, int32_t input_count, const voi
     const mera_program *p = s->program;
     mera_context *ctx = s->object.ctx;
     if (input_count != p->input_count || output_count != p->output_count)
-        return fail(ctx, MERA_INVALID_ARGUMENT, "the program has %d inputs and %d outputs, got %d and %d", p->input_count, p->output_count, input_count,
-                    output_count);
+        return fail(ctx, MERA_INVALID_ARGUMENT, "the program has %d inputs and %d outputs, got %d and %d", p->input_count,
+                    p->output_count, input_count, output_count);
     for (int32_t k = 0; k < input_count; k++) TRY(check_port(ctx, "input", &p->inputs[k], k, input_bytes[k], inputs[k]));
-    for (int32_t k = 0; k < output_count; k++) TRY(check_port(ctx, "output", &p->outputs[k], k, output_bytes[k], outputs[k]));
+    for (int32_t k = 0; k < output_count; k++)
+        TRY(check_port(ctx, "output", &p->outputs[k], k, output_bytes[k], outputs[k]));
     TRY(need_time(s));
     for (int32_t k = 0; k < input_count; k++) memcpy(s->dram + p->inputs[k].dram, inputs[k], (size_t)input_bytes[k]);
     for (int64_t i = 0; i < p->code_count; i++) exec_instr(s, &p->code[s->completion_order[i]]);

@@ -1,7 +1,10 @@
 /* sim_array.c: the array of a unit: weight loader, pixel feed and drain, each a step a cycle. */
 #include "sim_machine.h"
 
-static int64_t tile_count(const machine *k, const int64_t *f) { return f[CONV_kh] * f[CONV_kw] * ceil_div(f[CONV_run], k->array); }
+static int64_t tile_count(const machine *k, const int64_t *f)
+{
+    return f[CONV_kh] * f[CONV_kw] * ceil_div(f[CONV_run], k->array);
+}
 
 /* Loader: phase 0 parameters and table, 2W bytes a cycle; phase 1 tiles, two rows a cycle, one tile ahead of the feed. */
 void step_loader(machine *k, int unit)
@@ -14,8 +17,10 @@ void step_loader(machine *k, int unit)
     if (x->phase == 0) {
         if (x->words < 0) {
             x->words = 0;
-            if (x->a < params) want(k, x, NULL, f[CONV_param] + x->a, min_i64(wide, params - x->a), false);
-            else if (f[CONV_last] && f[CONV_lut] && x->a < params + 256) want(k, x, NULL, f[CONV_table] + x->a - params, min_i64(wide, 256), false);
+            if (x->a < params)
+                want(k, x, NULL, f[CONV_param] + x->a, min_i64(wide, params - x->a), false);
+            else if (f[CONV_last] && f[CONV_lut] && x->a < params + 256)
+                want(k, x, NULL, f[CONV_table] + x->a - params, min_i64(wide, 256), false);
         }
         if (!serve(k, x)) {
             x->stall++;
@@ -33,7 +38,8 @@ void step_loader(machine *k, int unit)
     if (x->b == 0 && x->words < 0 && u->tiles_loaded != u->tiles_started) return; /* the shadow is full */
     if (x->words < 0) {
         const int64_t chunks = ceil_div(f[CONV_run], k->array), tap = x->a / chunks, chunk = x->a % chunks;
-        const int64_t length = min_i64(k->array, f[CONV_run] - chunk * k->array), row = f[CONV_w_row] ? f[CONV_w_row] : length;
+        const int64_t length = min_i64(k->array, f[CONV_run] - chunk * k->array),
+                      row = f[CONV_w_row] ? f[CONV_w_row] : length;
         const int64_t base = f[CONV_w] + tap * f[CONV_w_tap] + chunk * f[CONV_w_chunk] + x->b * row;
         x->words = 0;
         want(k, x, &x->ports[0], base, length, false);
@@ -93,8 +99,10 @@ void step_feed(machine *k, int unit)
         const int64_t chunks = ceil_div(f[CONV_run], k->array), tap = x->a / chunks, chunk = x->a % chunks;
         const int64_t row = f[CONV_iy0] + x->b * f[CONV_sy] + tap / f[CONV_kw] * f[CONV_dy];
         const int64_t p = f[CONV_ix0] + x->c * f[CONV_sx] + tap % f[CONV_kw] * f[CONV_dx] + chunk * k->array;
-        const int64_t low = max_i64(p, 0), high = min_i64(p + min_i64(k->array, f[CONV_run] - chunk * k->array), f[CONV_in_row_bytes]);
-        if (row >= 0 && row < f[CONV_in_rows]) want(k, x, &x->ports[0], f[CONV_in] + row * f[CONV_in_pitch] + low, high - low, false);
+        const int64_t low = max_i64(p, 0),
+                      high = min_i64(p + min_i64(k->array, f[CONV_run] - chunk * k->array), f[CONV_in_row_bytes]);
+        if (row >= 0 && row < f[CONV_in_rows])
+            want(k, x, &x->ports[0], f[CONV_in] + row * f[CONV_in_pitch] + low, high - low, false);
         serve(k, x);
         if (++x->c < f[CONV_ow]) return;
         x->c = 0;
@@ -125,8 +133,10 @@ void start_drain(machine *k, int unit)
             return;
         }
         const int32_t index = pop(&u->to_drain);
-        if (!is_sync(k, index) && k->p->code[index].f[CONV_last]) begin(k, e, index);
-        else finish(k, index, 0);
+        if (!is_sync(k, index) && k->p->code[index].f[CONV_last])
+            begin(k, e, index);
+        else
+            finish(k, index, 0);
     }
 }
 
@@ -136,7 +146,8 @@ void step_drain(machine *k, int unit)
     engine *x = &k->engines[e];
     const int64_t *f = x->i->f;
     if (may_issue(k, x, f[CONV_add] ? 2 : 1)) {
-        if (f[CONV_add]) want(k, x, &x->ports[0], f[CONV_res] + x->b * f[CONV_res_pitch] + x->c * f[CONV_res_step], f[CONV_co], false);
+        if (f[CONV_add])
+            want(k, x, &x->ports[0], f[CONV_res] + x->b * f[CONV_res_pitch] + x->c * f[CONV_res_step], f[CONV_co], false);
         want(k, x, NULL, f[CONV_out] + x->b * f[CONV_out_pitch] + x->c * f[CONV_out_step], f[CONV_co], true);
         serve(k, x);
         if (++x->c < f[CONV_ow]) return;

@@ -37,7 +37,8 @@ void step_dma(machine *k, int channel)
                 m += rest % f[LOAD_n0 + l] * f[LOAD_s0 + l];
                 rest /= f[LOAD_n0 + l];
             }
-            const int64_t from = d + x->b, to = min_i64(d + f[LOAD_run], (from / DNA_DRAM_BURST_BYTES + 1) * DNA_DRAM_BURST_BYTES);
+            const int64_t from = d + x->b,
+                          to = min_i64(d + f[LOAD_run], (from / DNA_DRAM_BURST_BYTES + 1) * DNA_DRAM_BURST_BYTES);
             /* A run that goes on in the burst of the one before needs no new one. */
             if (x->b > 0 || from / DNA_DRAM_BURST_BYTES != x->left) {
                 k->dram_credit -= burst;

@@ -5,7 +5,10 @@
 #define LANES 2048 /* lanes of a window instruction that are worked on together: bounds the scratch memory */
 
 static int8_t shift_of(int8_t shift) { return (int8_t)clamp_i32(shift, -31, 30); }
-static rescale rescale_of(int64_t multiplier, int64_t shift) { return (rescale){(int32_t)(multiplier & INT32_MAX), shift_of((int8_t)shift)}; }
+static rescale rescale_of(int64_t multiplier, int64_t shift)
+{
+    return (rescale){(int32_t)(multiplier & INT32_MAX), shift_of((int8_t)shift)};
+}
 
 static void look_up(const uint8_t *table, int64_t n, int8_t *v)
 {
@@ -45,7 +48,7 @@ typedef struct conv_run {
     mera_simulator *s;
     const int64_t *f;
     const int8_t *weights; /* [co][depth] */
-    int64_t depth, direct;  /* direct: stride of pixels whose patch is contiguous in SRAM, else -1 */
+    int64_t depth, direct; /* direct: stride of pixels whose patch is contiguous in SRAM, else -1 */
     int32_t *acc;
     int64_t array;
     int8_t *patches;
@@ -58,8 +61,8 @@ static void drain(const conv_run *r, int64_t pixel)
     const int64_t *f = r->f, co = f[CONV_co], oy = pixel / f[CONV_ow], ox = pixel % f[CONV_ow];
     const mera_kernels *k = ctx_kernels(r->s->object.ctx);
     int8_t v[256];
-    k->requantize(co, r->acc + pixel * r->array, r->bias, r->multiplier, r->shift, (int32_t)f[CONV_zero], (int32_t)f[CONV_low],
-                  (int32_t)f[CONV_high], v);
+    k->requantize(co, r->acc + pixel * r->array, r->bias, r->multiplier, r->shift, (int32_t)f[CONV_zero],
+                  (int32_t)f[CONV_low], (int32_t)f[CONV_high], v);
     if (f[CONV_add]) {
         const int8_t *res = (const int8_t *)r->s->sram + f[CONV_res] + oy * f[CONV_res_pitch] + ox * f[CONV_res_step];
         const add_rescale a = {rescale_of(f[CONV_m_conv], f[CONV_s_conv]), rescale_of(f[CONV_m_res], f[CONV_s_res]),
@@ -118,7 +121,8 @@ static const int8_t *gather_weights(const mera_simulator *s, const int64_t *f, i
 static int64_t direct_stride(const int64_t *f)
 {
     if (f[CONV_kh] != 1 || f[CONV_kw] != 1) return -1;
-    const int64_t y1 = f[CONV_iy0] + (f[CONV_oh] - 1) * f[CONV_sy], x1 = f[CONV_ix0] + (f[CONV_ow] - 1) * f[CONV_sx] + f[CONV_run];
+    const int64_t y1 = f[CONV_iy0] + (f[CONV_oh] - 1) * f[CONV_sy],
+                  x1 = f[CONV_ix0] + (f[CONV_ow] - 1) * f[CONV_sx] + f[CONV_run];
     if (f[CONV_iy0] < 0 || y1 >= f[CONV_in_rows] || f[CONV_ix0] < 0 || x1 > f[CONV_in_row_bytes]) return -1;
     const int64_t down = f[CONV_sy] * f[CONV_in_pitch];
     if (f[CONV_ow] == 1) return down;
@@ -131,9 +135,15 @@ static void exec_conv(mera_simulator *s, const instr *i)
     const int unit = (i->queue - QUEUE_UNITS) / UNIT_QUEUES;
     int32_t bias[256], multiplier[256];
     int8_t shift[256];
-    conv_run r = {.s = s, .f = f, .depth = f[CONV_kh] * f[CONV_kw] * f[CONV_run], .direct = direct_stride(f),
-                  .acc = s->accumulators + (size_t)unit * DNA_ACCUMULATORS * (size_t)array, .array = array,
-                  .bias = bias, .multiplier = multiplier, .shift = shift};
+    conv_run r = {.s = s,
+                  .f = f,
+                  .depth = f[CONV_kh] * f[CONV_kw] * f[CONV_run],
+                  .direct = direct_stride(f),
+                  .acc = s->accumulators + (size_t)unit * DNA_ACCUMULATORS * (size_t)array,
+                  .array = array,
+                  .bias = bias,
+                  .multiplier = multiplier,
+                  .shift = shift};
     int8_t *weights = (int8_t *)s->scratch;
     r.weights = gather_weights(s, f, array, weights);
     r.patches = weights + co * r.depth;
@@ -164,13 +174,15 @@ static lanes inside(int64_t p, int64_t n, int64_t low, int64_t high)
 }
 
 /* One output run of n lanes at row byte offset x (lane 0, kernel column 0) and first input row y. */
-static void window_run(const mera_simulator *s, const int64_t *f, int64_t y, int64_t x, int64_t n, const int8_t *weights, int32_t *acc, int32_t *count,
-                       int8_t *most)
+static void window_run(const mera_simulator *s, const int64_t *f, int64_t y, int64_t x, int64_t n, const int8_t *weights,
+                       int32_t *acc, int32_t *count, int8_t *most)
 {
     const mera_kernels *k = ctx_kernels(s->object.ctx);
     const int64_t mode = f[WINDOW_mode], pad = f[WINDOW_pad];
-    if (mode == 1) memset(most, -128, (size_t)n);
-    else memset(acc, 0, 4 * (size_t)n);
+    if (mode == 1)
+        memset(most, -128, (size_t)n);
+    else
+        memset(acc, 0, 4 * (size_t)n);
     if (mode >= 2) memset(count, 0, 4 * (size_t)n);
     for (int64_t ky = 0; ky < f[WINDOW_kh]; ky++) {
         const int64_t row = y + ky * f[WINDOW_dy];
@@ -179,7 +191,8 @@ static void window_run(const mera_simulator *s, const int64_t *f, int64_t y, int
             const int64_t p = x + kx * f[WINDOW_dx];
             const lanes in = real ? inside(p, n, 0, f[WINDOW_in_row_bytes]) : (lanes){0, 0};
             /* lane in.from; a row that does not exist has no address */
-            const int8_t *from = (const int8_t *)s->sram + (in.to > in.from ? f[WINDOW_in] + row * f[WINDOW_in_pitch] + p + in.from : 0);
+            const int8_t *from =
+                (const int8_t *)s->sram + (in.to > in.from ? f[WINDOW_in] + row * f[WINDOW_in_pitch] + p + in.from : 0);
             if (mode == 0) {
                 const int8_t *w = weights + (ky * f[WINDOW_kw] + kx) * LANES;
                 if (in.to > in.from) k->multiply_add_s8(in.to - in.from, from, w + in.from, acc + in.from);
@@ -189,11 +202,13 @@ static void window_run(const mera_simulator *s, const int64_t *f, int64_t y, int
                         if (j < n) acc[j] += (int32_t)pad * w[j];
                     }
             } else if (mode == 1) {
-                for (int64_t j = in.from; j < in.to; j++) most[j] = from[j - in.from] > most[j] ? from[j - in.from] : most[j];
+                for (int64_t j = in.from; j < in.to; j++)
+                    most[j] = from[j - in.from] > most[j] ? from[j - in.from] : most[j];
             } else if (counted) {
                 const lanes c = inside(p, n, f[WINDOW_cx0], f[WINDOW_cx1]);
                 for (int64_t j = c.from; j < c.to; j++) count[j]++;
-                for (int64_t j = c.from; j < c.to; j++) acc[j] += j >= in.from && j < in.to ? from[j - in.from] : (int32_t)pad;
+                for (int64_t j = c.from; j < c.to; j++)
+                    acc[j] += j >= in.from && j < in.to ? from[j - in.from] : (int32_t)pad;
             }
         }
     }
@@ -236,15 +251,20 @@ static void exec_window(mera_simulator *s, const instr *i)
         for (int64_t oy = 0; oy < f[WINDOW_oh]; oy++)
             for (int64_t ox = 0; ox < f[WINDOW_ow]; ox++) {
                 int8_t *out = (int8_t *)s->sram + f[WINDOW_out] + oy * f[WINDOW_out_pitch] + ox * f[WINDOW_out_step] + lane;
-                window_run(s, f, f[WINDOW_iy0] + oy * f[WINDOW_sy], f[WINDOW_ix0] + ox * f[WINDOW_sx] + lane, n, weights, acc, count, most);
+                window_run(s, f, f[WINDOW_iy0] + oy * f[WINDOW_sy], f[WINDOW_ix0] + ox * f[WINDOW_sx] + lane, n, weights,
+                           acc, count, most);
                 if (!carry(s, i, n, acc, count)) continue;
                 if (mode == 0) k->requantize(n, acc, bias, multiplier, shift, zero, low, high, out);
                 for (int64_t j = 0; j < n && mode == 1; j++) out[j] = (int8_t)clamp_i32(most[j], low, high);
                 for (int64_t j = 0; j < n && mode == 2; j++)
-                    out[j] = (int8_t)clamp_i32(count[j] ? rounding_divide(acc[j], count[j]) : (int32_t)f[WINDOW_pad], low, high);
+                    out[j] =
+                        (int8_t)clamp_i32(count[j] ? rounding_divide(acc[j], count[j]) : (int32_t)f[WINDOW_pad], low, high);
                 for (int64_t j = 0; j < n && mode == 3; j++)
-                    out[j] = (int8_t)clamp_i32((int32_t)((uint32_t)apply_rescale((int32_t)((uint32_t)acc[j] - (uint32_t)count[j] * (uint32_t)f[WINDOW_pad]), mean) +
-                                                         (uint32_t)zero), low, high);
+                    out[j] = (int8_t)clamp_i32(
+                        (int32_t)((uint32_t)apply_rescale(
+                                      (int32_t)((uint32_t)acc[j] - (uint32_t)count[j] * (uint32_t)f[WINDOW_pad]), mean) +
+                                  (uint32_t)zero),
+                        low, high);
                 if (f[WINDOW_lut]) look_up(s->sram + f[WINDOW_table], n, out);
             }
     }
@@ -257,15 +277,20 @@ static void vector_run(const mera_simulator *s, const int64_t *f, const int8_t *
     const mera_kernels *k = ctx_kernels(s->object.ctx);
     const int32_t za = (int32_t)f[VECTOR_a_zero], zb = (int32_t)f[VECTOR_b_zero], zero = (int32_t)f[VECTOR_zero];
     const int32_t low = (int32_t)f[VECTOR_low], high = (int32_t)f[VECTOR_high];
-    if (f[VECTOR_mode] == 0) memmove(out, a, (size_t)n);
-    else if (f[VECTOR_mode] == 1) memset(out, (int)zero, (size_t)n);
-    else if (f[VECTOR_mode] == 3) k->mul_s8(n, a, b, za, zb, zero, rescale_of(f[VECTOR_m_out], f[VECTOR_s_out]), low, high, out);
+    if (f[VECTOR_mode] == 0)
+        memmove(out, a, (size_t)n);
+    else if (f[VECTOR_mode] == 1)
+        memset(out, (int)zero, (size_t)n);
+    else if (f[VECTOR_mode] == 3)
+        k->mul_s8(n, a, b, za, zb, zero, rescale_of(f[VECTOR_m_out], f[VECTOR_s_out]), low, high, out);
     else {
         const add_rescale r = {rescale_of(f[VECTOR_m_a], f[VECTOR_s_a]), rescale_of(f[VECTOR_m_b], f[VECTOR_s_b]),
                                rescale_of(f[VECTOR_m_out], f[VECTOR_s_out])};
         const add_rescale swapped = {r.b, r.a, r.y};
-        if (f[VECTOR_neg_a]) k->add_s8(n, b, a, zb, za, zero, -1, &swapped, low, high, out);
-        else k->add_s8(n, a, b, za, zb, zero, f[VECTOR_neg_b] ? -1 : 1, &r, low, high, out);
+        if (f[VECTOR_neg_a])
+            k->add_s8(n, b, a, zb, za, zero, -1, &swapped, low, high, out);
+        else
+            k->add_s8(n, a, b, za, zb, zero, f[VECTOR_neg_b] ? -1 : 1, &r, low, high, out);
     }
     if (f[VECTOR_lut]) look_up(s->sram + f[VECTOR_table], n, out);
 }
@@ -278,9 +303,12 @@ static void exec_vector(mera_simulator *s, const instr *i)
             for (int64_t y = 0; y < f[VECTOR_n2]; y++)
                 for (int64_t z = 0; z < f[VECTOR_n3]; z++) {
                     const int8_t *a = (const int8_t *)s->sram, *b = a;
-                    if (f[VECTOR_mode] != 1) a += f[VECTOR_a] + w * f[VECTOR_a0] + x * f[VECTOR_a1] + y * f[VECTOR_a2] + z * f[VECTOR_a3];
-                    if (f[VECTOR_mode] >= 2) b += f[VECTOR_b] + w * f[VECTOR_b0] + x * f[VECTOR_b1] + y * f[VECTOR_b2] + z * f[VECTOR_b3];
-                    int8_t *out = (int8_t *)s->sram + f[VECTOR_out] + w * f[VECTOR_o0] + x * f[VECTOR_o1] + y * f[VECTOR_o2] + z * f[VECTOR_o3];
+                    if (f[VECTOR_mode] != 1)
+                        a += f[VECTOR_a] + w * f[VECTOR_a0] + x * f[VECTOR_a1] + y * f[VECTOR_a2] + z * f[VECTOR_a3];
+                    if (f[VECTOR_mode] >= 2)
+                        b += f[VECTOR_b] + w * f[VECTOR_b0] + x * f[VECTOR_b1] + y * f[VECTOR_b2] + z * f[VECTOR_b3];
+                    int8_t *out = (int8_t *)s->sram + f[VECTOR_out] + w * f[VECTOR_o0] + x * f[VECTOR_o1] +
+                                  y * f[VECTOR_o2] + z * f[VECTOR_o3];
                     if (!f[VECTOR_b_scalar]) {
                         vector_run(s, f, a, b, f[VECTOR_run], out);
                         continue;
@@ -298,7 +326,8 @@ size_t exec_scratch_bytes(const mera_program *p)
         const int64_t *f = p->code[n].f;
         if (p->code[n].opcode != DNA_OP_CONV) continue;
         const int64_t depth = f[CONV_kh] * f[CONV_kw] * f[CONV_run];
-        const size_t bytes = (size_t)(depth * f[CONV_co]) + (direct_stride(f) < 0 ? (size_t)(depth * f[CONV_oh] * f[CONV_ow]) : 0);
+        const size_t bytes =
+            (size_t)(depth * f[CONV_co]) + (direct_stride(f) < 0 ? (size_t)(depth * f[CONV_oh] * f[CONV_ow]) : 0);
         if (bytes > most) most = bytes;
     }
     return most + 64;
@@ -307,12 +336,23 @@ size_t exec_scratch_bytes(const mera_program *p)
 void exec_instr(mera_simulator *s, const instr *i)
 {
     switch ((dna_opcode)i->opcode) {
-    case DNA_OP_LOAD: exec_move(s, i->f, true); break;
-    case DNA_OP_STORE: exec_move(s, i->f, false); break;
-    case DNA_OP_CONV: exec_conv(s, i); break;
-    case DNA_OP_WINDOW: exec_window(s, i); break;
-    case DNA_OP_VECTOR: exec_vector(s, i); break;
+    case DNA_OP_LOAD:
+        exec_move(s, i->f, true);
+        break;
+    case DNA_OP_STORE:
+        exec_move(s, i->f, false);
+        break;
+    case DNA_OP_CONV:
+        exec_conv(s, i);
+        break;
+    case DNA_OP_WINDOW:
+        exec_window(s, i);
+        break;
+    case DNA_OP_VECTOR:
+        exec_vector(s, i);
+        break;
     case DNA_OP_SYNC:
-    case DNA_OPCODE_COUNT: break;
+    case DNA_OPCODE_COUNT:
+        break;
     }
 }

@@ -19,16 +19,16 @@ typedef struct port {
 
 typedef struct engine {
     const instr *i;
-    int32_t index;               /* of the instruction; -1: idle */
-    int64_t begin;               /* cycle of its first step */
+    int32_t index; /* of the instruction; -1: idle */
+    int64_t begin; /* cycle of its first step */
     int64_t stall;
-    int32_t words;               /* asked for and not yet served; in engines without queues -1: step not begun */
-    bool flushing;               /* the last step is issued: the instruction ends when all words are served */
+    int32_t words; /* asked for and not yet served; in engines without queues -1: step not begun */
+    bool flushing; /* the last step is issued: the instruction ends when all words are served */
     int64_t word[MAX_WORDS];
     bool write[MAX_WORDS];
     /* counters of the instruction */
     int64_t a, b, c, d, phase, left;
-    int64_t ready;               /* DMA: first data; window: groups loaded */
+    int64_t ready; /* DMA: first data; window: groups loaded */
     port ports[4];
 } engine;
 
@@ -44,7 +44,7 @@ typedef struct unit_state {
     int64_t tiles_loaded, tiles_started; /* weight tiles; loaded - started is 0 or 1 */
     bool feed_has_tile;
     ring to_feed, to_drain;
-    int banks_used;                      /* accumulator banks */
+    int banks_used; /* accumulator banks */
     int64_t groups_loaded, groups_started;
     ring to_window;
 } unit_state;
@@ -67,10 +67,10 @@ typedef struct machine {
     ring finishing[MAX_QUEUES];   /* completions on their way */
     int64_t next_timer;
     bool recheck;
-    ring requests[QUEUE_UNITS];   /* DMA requests in flight; when = first data */
+    ring requests[QUEUE_UNITS];     /* DMA requests in flight; when = first data */
     int64_t dram_credit, dram_rate; /* 2^-20 bytes */
     int64_t bus_used;
-    mera_event *event_of;         /* an instruction each */
+    mera_event *event_of; /* an instruction each */
     int64_t completed;
     int64_t progress; /* the last cycle in which some engine finished a step */
 } machine;

@@ -20,10 +20,14 @@ static bool can_enter(const machine *k, int queue)
     const int unit = (queue - QUEUE_UNITS) / UNIT_QUEUES;
     if (k->finishing[queue].count >= RING - 16) return false;
     switch (queue_kind(queue)) {
-    case UNIT_ARRAY: return k->engines[unit * UNIT_ENGINES + LOADER].index < 0 && k->units[unit].to_feed.count < RING - 2;
-    case UNIT_WINDOW: return k->engines[unit * UNIT_ENGINES + WINDOW_LOADER].index < 0 && k->units[unit].to_window.count < RING - 2;
-    case UNIT_VECTOR: return k->engines[unit * UNIT_ENGINES + VECTOR_WORK].index < 0;
-    default: return k->requests[queue].count + (k->engines[dma_engine(k, queue)].index >= 0) < DNA_DMA_IN_FLIGHT;
+    case UNIT_ARRAY:
+        return k->engines[unit * UNIT_ENGINES + LOADER].index < 0 && k->units[unit].to_feed.count < RING - 2;
+    case UNIT_WINDOW:
+        return k->engines[unit * UNIT_ENGINES + WINDOW_LOADER].index < 0 && k->units[unit].to_window.count < RING - 2;
+    case UNIT_VECTOR:
+        return k->engines[unit * UNIT_ENGINES + VECTOR_WORK].index < 0;
+    default:
+        return k->requests[queue].count + (k->engines[dma_engine(k, queue)].index >= 0) < DNA_DMA_IN_FLIGHT;
     }
 }
 
@@ -34,16 +38,26 @@ static void enter(machine *k, int queue, int32_t index)
     if (i->opcode == DNA_OP_SYNC) { /* goes the way of all others, so that the queue completes in order */
         k->event_of[index].start_cycle = k->now;
         k->event_of[index].end_cycle = k->now + 1;
-        if (queue < QUEUE_UNITS) push(&k->requests[queue], index, k->now);
-        else if (queue_kind(queue) == UNIT_ARRAY) push(&k->units[unit].to_feed, index, 0);
-        else if (queue_kind(queue) == UNIT_WINDOW) push(&k->units[unit].to_window, index, 0);
-        else finish(k, index, 1);
+        if (queue < QUEUE_UNITS)
+            push(&k->requests[queue], index, k->now);
+        else if (queue_kind(queue) == UNIT_ARRAY)
+            push(&k->units[unit].to_feed, index, 0);
+        else if (queue_kind(queue) == UNIT_WINDOW)
+            push(&k->units[unit].to_window, index, 0);
+        else
+            finish(k, index, 1);
         return;
     }
     switch (queue_kind(queue)) {
-    case UNIT_ARRAY: begin(k, unit * UNIT_ENGINES + LOADER, index); break;
-    case UNIT_WINDOW: begin(k, unit * UNIT_ENGINES + WINDOW_LOADER, index); break;
-    case UNIT_VECTOR: begin(k, unit * UNIT_ENGINES + VECTOR_WORK, index); break;
+    case UNIT_ARRAY:
+        begin(k, unit * UNIT_ENGINES + LOADER, index);
+        break;
+    case UNIT_WINDOW:
+        begin(k, unit * UNIT_ENGINES + WINDOW_LOADER, index);
+        break;
+    case UNIT_VECTOR:
+        begin(k, unit * UNIT_ENGINES + VECTOR_WORK, index);
+        break;
     default: {
         const int64_t when = k->now + (i->opcode == DNA_OP_LOAD ? k->p->platform.dram_latency_cycles : 0);
         push(&k->requests[queue], index, when);
@@ -96,12 +110,24 @@ static void step(machine *k, int e)
         return;
     }
     switch (e % UNIT_ENGINES) {
-    case LOADER: step_loader(k, unit); break;
-    case FEED: step_feed(k, unit); break;
-    case DRAIN: step_drain(k, unit); break;
-    case WINDOW_LOADER: step_window_loader(k, unit); break;
-    case WINDOW_WORK: step_window(k, unit); break;
-    default: step_vector(k, unit); break;
+    case LOADER:
+        step_loader(k, unit);
+        break;
+    case FEED:
+        step_feed(k, unit);
+        break;
+    case DRAIN:
+        step_drain(k, unit);
+        break;
+    case WINDOW_LOADER:
+        step_window_loader(k, unit);
+        break;
+    case WINDOW_WORK:
+        step_window(k, unit);
+        break;
+    default:
+        step_vector(k, unit);
+        break;
     }
 }
 
@@ -134,10 +160,12 @@ static mera_status deadlock(machine *k, int queues)
         const int32_t index = k->list[q][k->next[q]];
         char name[24];
         queue_print_name(name, sizeof name, q);
-        return fail(k->s->object.ctx, MERA_DEADLOCK, "the program stops at cycle %lld: queue %s waits at instruction %d (%s) for completions that never come",
+        return fail(k->s->object.ctx, MERA_DEADLOCK,
+                    "the program stops at cycle %lld: queue %s waits at instruction %d (%s) for completions that never come",
                     (long long)k->now, name, index, isa_table(k->p->code[index].opcode)->name);
     }
-    return fail(k->s->object.ctx, MERA_DEADLOCK, "the program stops at cycle %lld before all instructions are complete", (long long)k->now);
+    return fail(k->s->object.ctx, MERA_DEADLOCK, "the program stops at cycle %lld before all instructions are complete",
+                (long long)k->now);
 }
 
 static mera_status run(machine *k)
@@ -198,7 +226,8 @@ static void account(machine *k, const instr *i, int32_t index)
         total = &s->stats.vector_busy_cycles;
         mine = layer ? &layer->vector_cycles : NULL;
         break;
-    default: break;
+    default:
+        break;
     }
     if (i->opcode == DNA_OP_SYNC) return;
     if (total) *total += busy;
@@ -239,7 +268,8 @@ static mera_status time_with(mera_simulator *s, machine *k)
         k->issue_at[q] = NEVER;
     }
     for (int64_t i = 0; i < p->code_count; i++) k->list[p->code[i].queue][k->length[p->code[i].queue]++] = (int32_t)i;
-    for (int32_t n = 0; n < p->node_count; n++) s->layers[n] = (mera_layer_stats){.node = n, .start_cycle = NEVER, .macs = p->nodes[n].macs};
+    for (int32_t n = 0; n < p->node_count; n++)
+        s->layers[n] = (mera_layer_stats){.node = n, .start_cycle = NEVER, .macs = p->nodes[n].macs};
     s->stats = (mera_stats){.sram_peak_bytes = p->sram_peak, .instructions = p->code_count};
     TRY(run(k));
     s->stats.cycles = k->now;

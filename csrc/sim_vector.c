@@ -11,8 +11,10 @@ void step_vector(machine *k, int unit)
     if (may_issue(k, x, 3)) {
         const bool table = x->phase == 0 && f[VECTOR_lut];
         if (x->phase == 0) {
-            if (table) want(k, x, NULL, f[VECTOR_table] + x->left, min_i64(k->array, 256), false);
-            else x->phase = 1;
+            if (table)
+                want(k, x, NULL, f[VECTOR_table] + x->left, min_i64(k->array, 256), false);
+            else
+                x->phase = 1;
         }
         if (x->phase == 1) {
             if (x->a == 0) { /* addresses of this run */
@@ -28,7 +30,9 @@ void step_vector(machine *k, int unit)
             }
             const int64_t from = x->a * k->array, bytes = min_i64(k->array, f[VECTOR_run] - from);
             if (f[VECTOR_mode] != 1) want(k, x, &x->ports[0], f[VECTOR_a] + x->c + from, bytes, false);
-            if (f[VECTOR_mode] >= 2) want(k, x, &x->ports[1], f[VECTOR_b] + x->d + (f[VECTOR_b_scalar] ? 0 : from), f[VECTOR_b_scalar] ? 1 : bytes, false);
+            if (f[VECTOR_mode] >= 2)
+                want(k, x, &x->ports[1], f[VECTOR_b] + x->d + (f[VECTOR_b_scalar] ? 0 : from),
+                     f[VECTOR_b_scalar] ? 1 : bytes, false);
             want(k, x, NULL, f[VECTOR_out] + x->left + from, bytes, true);
         }
         serve(k, x);

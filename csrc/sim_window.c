@@ -35,8 +35,10 @@ void step_window_loader(machine *k, int unit)
             /* A period shorter than the word comes in one piece and is repeated by the lanes. */
             const int64_t count = min_i64(min_i64(k->array, f[WINDOW_run] - x->a * k->array), f[WINDOW_channels] - channel);
             x->words = 0;
-            if (x->b < taps) want(k, x, NULL, f[WINDOW_w] + x->b * f[WINDOW_channels] + channel, count, false);
-            else want(k, x, NULL, f[WINDOW_param] + (x->b - taps) * f[WINDOW_channels] + channel, count, false);
+            if (x->b < taps)
+                want(k, x, NULL, f[WINDOW_w] + x->b * f[WINDOW_channels] + channel, count, false);
+            else
+                want(k, x, NULL, f[WINDOW_param] + (x->b - taps) * f[WINDOW_channels] + channel, count, false);
         }
         if (!serve(k, x)) {
             x->stall++;
@@ -86,10 +88,12 @@ void step_window(machine *k, int unit)
         const int64_t low = max_i64(p, 0), high = min_i64(p + lanes, f[WINDOW_in_row_bytes]);
         for (int64_t r = 0; r < DNA_WINDOW_ROWS && first + r < f[WINDOW_kh]; r++) {
             const int64_t row = f[WINDOW_iy0] + x->c * f[WINDOW_sy] + (first + r) * f[WINDOW_dy];
-            if (row >= 0 && row < f[WINDOW_in_rows]) want(k, x, &x->ports[r], f[WINDOW_in] + row * f[WINDOW_in_pitch] + low, high - low, false);
+            if (row >= 0 && row < f[WINDOW_in_rows])
+                want(k, x, &x->ports[r], f[WINDOW_in] + row * f[WINDOW_in_pitch] + low, high - low, false);
         }
         if (f[WINDOW_last] && x->d + 1 == f[WINDOW_kw] * triples)
-            want(k, x, NULL, f[WINDOW_out] + x->c * f[WINDOW_out_pitch] + x->b * f[WINDOW_out_step] + x->a * k->array, lanes, true);
+            want(k, x, NULL, f[WINDOW_out] + x->c * f[WINDOW_out_pitch] + x->b * f[WINDOW_out_step] + x->a * k->array, lanes,
+                 true);
         serve(k, x);
         if (++x->d < f[WINDOW_kw] * triples) return;
         x->d = 0;

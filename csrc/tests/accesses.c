@@ -51,7 +51,8 @@ static bool named(const access *all, int count, bool dram, int64_t at, bool writ
     return false;
 }
 
-static bool check_memory(const access *all, int count, bool dram, const uint8_t *before, const uint8_t *after, const uint8_t *again, int64_t bytes)
+static bool check_memory(const access *all, int count, bool dram, const uint8_t *before, const uint8_t *after,
+                         const uint8_t *again, int64_t bytes)
 {
     for (int64_t at = 0; at < bytes; at++) {
         const bool written = named(all, count, dram, at, true);

@@ -56,7 +56,8 @@ static void spoil_lowering(compiler *c, tally *t)
             for (int n = 0; n < accesses; n++) used = used || a[n].field == j->fix[k].field;
             if (!used) continue;
             int64_t *field = &j->i.f[j->fix[k].field];
-            const int64_t kept = *field, spoilt[2] = {kept + c->buffers.at[j->fix[k].buffer].bytes, kept - c->buffers.at[j->fix[k].buffer].bytes};
+            const int64_t kept = *field, spoilt[2] = {kept + c->buffers.at[j->fix[k].buffer].bytes,
+                                                      kept - c->buffers.at[j->fix[k].buffer].bytes};
             for (int s = 0; s < 2; s++) {
                 *field = spoilt[s];
                 count(t, check_lower(c, MERA_INTERNAL));
@@ -165,7 +166,11 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int least_percent;
-    } checkers[5] = {{"allocation", 100}, {"schedule, a wait less", 60}, {"schedule, deadlock", 100}, {"encoding", 100}, {"lowering", 100}};
+    } checkers[5] = {{"allocation", 100},
+                     {"schedule, a wait less", 60},
+                     {"schedule, deadlock", 100},
+                     {"encoding", 100},
+                     {"lowering", 100}};
     tally t[5] = {{0, 0}};
     int failures = 0;
     mera_context *ctx = mera_context_create(-1);

@@ -230,6 +230,10 @@ mera_status stage_alloc(compiler *c)
     size_t count = 0;
     int64_t grain = max_i64(64, c->platform.array);
     while (c->platform.sram_bytes / grain > 16384) grain *= 2;
+    for (size_t i = 0; i < c->jobs.count; i++)
+        if (!instr_bounded(&c->jobs.at[i].i, &c->platform))
+            return fail(c->ctx, MERA_DOES_NOT_FIT, "job %d (%s) would work on more bytes than SRAM holds", (int)i,
+                        isa_table(c->jobs.at[i].i.opcode)->name);
     TRY(find_ranges(c));
     TRY(place_residents(c, grain, &rects, &count));
     TRY(place_floats(c, grain, rects, count));

@@ -19,9 +19,6 @@ mera_status check_lower(compiler *c, mera_status blame)
         const int n = instr_accesses(&j->i, c->platform.array, a);
         if (j->i.queue >= queue_count(c->platform.units))
             return fail(c->ctx, blame, "lowering: job %d: the platform has no such queue", (int)i);
-        if (!instr_bounded(&j->i, &c->platform))
-            return fail(c->ctx, blame, "lowering: job %d (%s) would work on more bytes than memory holds", (int)i,
-                        isa_table(j->i.opcode)->name);
         for (int k = 0; k < n; k++) {
             int32_t b = -1;
             for (int x = 0; x < j->fix_count; x++)

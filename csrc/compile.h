@@ -33,7 +33,7 @@ typedef struct place {
     int64_t offset, sn, sh, sw;
 } place;
 
-typedef enum layer_kind { LAYER_CONV, LAYER_WINDOW, LAYER_VECTOR, LAYER_COPY, LAYER_VIEW } layer_kind;
+typedef enum layer_kind { LAYER_CONV, LAYER_WINDOW, LAYER_VECTOR, LAYER_RESIZE, LAYER_COPY, LAYER_VIEW } layer_kind;
 
 /* A copy is a set of rectangular pieces, each with its own strides on both sides (channel strides included). */
 typedef struct copy_piece {
@@ -172,6 +172,12 @@ mera_status lower_conv(compiler *c, block *b);
 void free_conv_state(compiler *c, block *b);
 mera_status lower_window(compiler *c, block *b);
 mera_status lower_vector(compiler *c, block *b);
+mera_status lower_resize(compiler *c, block *b);
+/* Every row of a resize comes so many times in a row; 1 for all other layers. In DRAM the DMA repeats them. */
+int64_t layer_repeat(const compiler *c, const layer *l);
+void resize_input_rows(const compiler *c, const layer *l, int64_t o0, int64_t o1, int64_t *y0, int64_t *y1);
+/* The table of the layer's lut or softmax in SRAM, loaded once; nothing if it has none. */
+mera_status need_table(compiler *c, block *b);
 mera_status lower_copy(compiler *c, layer *l, int32_t index);
 
 typedef struct conv_tile {
@@ -188,6 +194,8 @@ typedef struct conv_shape {
 conv_shape conv_shape_of(const compiler *c, const layer *l);
 conv_tile conv_tile_at(const compiler *c, const layer *l, const conv_shape *s, int64_t index);
 bool layer_is_window(const compiler *c, const graph_node *n);
+/* Bytes of drain parameters a channel of a convolution on the arrays. */
+int64_t conv_param_bytes(const graph_node *n);
 int64_t
 const_limit(const compiler *c); /* the most bytes one weight tile may take; larger ones are split along the reduction */
 

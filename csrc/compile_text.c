@@ -6,7 +6,7 @@
 
 void print_layers(compiler *c, text *t)
 {
-    static const char *const kinds[] = {"conv", "window", "vector", "copy", "view"};
+    static const char *const kinds[] = {"conv", "window", "vector", "resize", "copy", "view"};
     for (size_t r = 0; r < c->roots.count; r++) {
         const root *x = &c->roots.at[r];
         text_add(t, "root %d \"%s\" %lld bytes, layers %d..%d, %s\n", (int)r, tensor_at(c, x->tensor)->name,

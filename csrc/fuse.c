@@ -39,6 +39,7 @@ static int32_t host_layer(const fuser *f, int32_t t, bool addition)
     if (index < 0 || !used_once(c, t)) return -1;
     const layer *l = &c->layers.at[index];
     if (l->lut >= 0) return -1;
+    if (node_at(c, l->node)->op == OP_SOFTMAX) return -1; /* its table takes the place */
     if (addition) return l->kind == LAYER_CONV && l->add < 0 ? index : -1;
     return l->kind == LAYER_COPY || l->kind == LAYER_VIEW ? -1 : index;
 }
@@ -65,6 +66,13 @@ static mera_status add_node(fuser *f, int32_t index)
     case OP_AVG_POOL2D:
     case OP_MEAN:
         l.kind = LAYER_WINDOW;
+        break;
+    case OP_SOFTMAX:
+        l.kind = LAYER_VECTOR;
+        break;
+    case OP_RESIZE_NEAREST:
+    case OP_RESIZE_BILINEAR:
+        l.kind = LAYER_RESIZE;
         break;
     case OP_LUT: {
         const int32_t host = host_layer(f, n->inputs[0], false);
@@ -367,18 +375,6 @@ static mera_status copy_pieces(fuser *f, layer *l)
             p.in_stride[d] = in[a[ATTR_TRANSPOSE_perm_0 + d]];
         }
         break;
-    }
-    case OP_RESIZE_NEAREST: {
-        const int64_t fh = a[ATTR_RESIZE_NEAREST_scale_h], fw = a[ATTR_RESIZE_NEAREST_scale_w], sh = p.out_stride[1],
-                      sw = p.out_stride[2];
-        p.out_stride[1] = sh * fh;
-        p.out_stride[2] = sw * fw;
-        for (int64_t y = 0; y < fh; y++)
-            for (int64_t x = 0; x < fw; x++) {
-                p.out_offset = y * sh + x * sw;
-                TRY(push_piece(c, l, p));
-            }
-        return MERA_OK;
     }
     default:
         return fail(c->ctx, MERA_INTERNAL, "fuse: operator %s has no copy", op_name(n->op));

@@ -320,7 +320,7 @@ int instr_accesses(const instr *i, int array, access out[MAX_ACCESSES])
         if (!f[CONV_last]) break;
         const int64_t counts[2] = {f[CONV_oh], f[CONV_ow]}, o[2] = {f[CONV_out_pitch], f[CONV_out_step]};
         const int64_t r[2] = {f[CONV_res_pitch], f[CONV_res_step]};
-        out[n++] = span(i, CONV_param, DNA_PARAM_BYTES * co);
+        out[n++] = span(i, CONV_param, drain_param_bytes(f));
         if (f[CONV_lut]) out[n++] = span(i, CONV_table, 256);
         if (f[CONV_add]) out[n++] = strided(i, CONV_res, false, 2, counts, r, co);
         out[n++] = strided(i, CONV_out, true, 2, counts, o, co);
@@ -348,6 +348,21 @@ int instr_accesses(const instr *i, int array, access out[MAX_ACCESSES])
             out[n++] = strided(i, VECTOR_b, false, 4, counts, &f[VECTOR_b0], f[VECTOR_b_scalar] ? 1 : f[VECTOR_run]);
         if (f[VECTOR_lut]) out[n++] = span(i, VECTOR_table, 256);
         out[n++] = strided(i, VECTOR_out, true, 4, counts, &f[VECTOR_o0], f[VECTOR_run]);
+        break;
+    }
+    case DNA_OP_RESIZE: {
+        const int64_t from[2] = {f[RESIZE_in_rows], f[RESIZE_in_columns]}, to[2] = {f[RESIZE_oh], f[RESIZE_ow]};
+        const int64_t x[2] = {f[RESIZE_in_pitch], f[RESIZE_in_step]}, y[2] = {f[RESIZE_out_pitch], f[RESIZE_out_step]};
+        out[n++] = strided(i, RESIZE_in, false, 2, from, x, f[RESIZE_run]);
+        if (f[RESIZE_lut]) out[n++] = span(i, RESIZE_table, 256);
+        out[n++] = strided(i, RESIZE_out, true, 2, to, y, f[RESIZE_run]);
+        break;
+    }
+    case DNA_OP_SOFTMAX: {
+        const int64_t counts[2] = {f[SOFTMAX_n0], f[SOFTMAX_n1]};
+        out[n++] = strided(i, SOFTMAX_in, false, 2, counts, &f[SOFTMAX_a0], f[SOFTMAX_run]);
+        out[n++] = span(i, SOFTMAX_table, SOFTMAX_TABLE_BYTES);
+        out[n++] = strided(i, SOFTMAX_out, true, 2, counts, &f[SOFTMAX_o0], f[SOFTMAX_run]);
         break;
     }
     case DNA_OP_SYNC:
@@ -399,6 +414,10 @@ bool instr_bounded(const instr *i, const mera_platform *platform)
     case DNA_OP_VECTOR:
         return product(limit, 5, (int64_t[]){f[VECTOR_run], f[VECTOR_n0], f[VECTOR_n1], f[VECTOR_n2], f[VECTOR_n3]}) <=
                limit;
+    case DNA_OP_RESIZE:
+        return product(limit, 3, (int64_t[]){f[RESIZE_run], f[RESIZE_oh], f[RESIZE_ow]}) <= limit;
+    case DNA_OP_SOFTMAX:
+        return product(limit, 3, (int64_t[]){f[SOFTMAX_run], f[SOFTMAX_n0], f[SOFTMAX_n1]}) <= limit;
     case DNA_OP_SYNC:
     case DNA_OPCODE_COUNT:
         break;
@@ -463,6 +482,17 @@ mera_status instr_check(mera_context *ctx, const instr *i, int64_t index, const 
             return bad(ctx, i, index, "a count is zero");
         if (f[VECTOR_low] > f[VECTOR_high]) return bad(ctx, i, index, "an empty clamp range");
         if (f[VECTOR_neg_a] && f[VECTOR_neg_b]) return bad(ctx, i, index, "both operands are negative");
+        break;
+    case DNA_OP_RESIZE:
+        if (kind != UNIT_VECTOR) return bad(ctx, i, index, "it stands in a queue of another unit");
+        if (f[RESIZE_dtype]) return bad(ctx, i, index, "dtype is reserved");
+        if (f[RESIZE_in_rows] < 1 || f[RESIZE_in_columns] < 1 || f[RESIZE_oh] < 1 || f[RESIZE_ow] < 1 || f[RESIZE_run] < 1)
+            return bad(ctx, i, index, "a count is zero");
+        break;
+    case DNA_OP_SOFTMAX:
+        if (kind != UNIT_VECTOR) return bad(ctx, i, index, "it stands in a queue of another unit");
+        if (f[SOFTMAX_dtype]) return bad(ctx, i, index, "dtype is reserved");
+        if (f[SOFTMAX_n0] < 1 || f[SOFTMAX_n1] < 1 || f[SOFTMAX_run] < 1) return bad(ctx, i, index, "a count is zero");
         break;
     case DNA_OPCODE_COUNT:
         break;
@@ -531,6 +561,13 @@ int64_t instr_cycles(const instr *i, const mera_platform *platform)
     }
     case DNA_OP_VECTOR:
         return f[VECTOR_n0] * f[VECTOR_n1] * f[VECTOR_n2] * f[VECTOR_n3] * ceil_div(f[VECTOR_run], w);
+    case DNA_OP_SOFTMAX: {
+        const int64_t rows = f[SOFTMAX_n0] * f[SOFTMAX_n1], run = f[SOFTMAX_run];
+        return rows * (ceil_div(run, w) + 2 * ceil_div(4 * run, w)) + ceil_div(rows, w) * DNA_RECIPROCAL_CYCLES +
+               SOFTMAX_TABLE_BYTES / w;
+    }
+    case DNA_OP_RESIZE:
+        return f[RESIZE_oh] * f[RESIZE_ow] * ceil_div(f[RESIZE_run], w) * (f[RESIZE_mode] ? 2 : 1);
     case DNA_OP_SYNC:
     case DNA_OPCODE_COUNT:
         break;

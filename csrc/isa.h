@@ -3,6 +3,7 @@
 #define MERA_ISA_H
 
 #include "core.h"
+#include "rowmath.h"
 
 typedef enum dna_opcode {
 #define DNA_INSTR(NAME, name, unit, doc) DNA_OP_##NAME,
@@ -20,6 +21,7 @@ enum dna_field {
 };
 
 #define DNA_MAX_FIELDS 64
+#define RESIZE_POSITION_BITS 32 /* behind the point of a resize's y0, dy, x0, dx */
 
 /* Queues: three DMA channels, then an array, a window and a vector queue a unit. */
 enum { QUEUE_CONST, QUEUE_LOAD, QUEUE_STORE, QUEUE_UNITS };
@@ -75,6 +77,12 @@ bool instr_bounded(const instr *i, const mera_platform *platform);
 int64_t instr_cycles(const instr *i, const mera_platform *platform);
 int64_t dma_bursts(const instr *i);
 
+/* Bytes of drain parameters of a CONV instruction. */
+static inline int64_t drain_param_bytes(const int64_t *f)
+{
+    return f[CONV_last] ? (f[CONV_float64] ? DNA_PARAM64_BYTES : DNA_PARAM_BYTES) * f[CONV_co] : 0;
+}
+
 /* A reduction in several instructions: whether this one begins with empty accumulators, and whether it drains them. */
 static inline bool instr_first(const instr *i)
 {
@@ -83,6 +91,23 @@ static inline bool instr_first(const instr *i)
 static inline bool instr_last(const instr *i)
 {
     return i->opcode == DNA_OP_CONV ? i->f[CONV_last] != 0 : i->opcode != DNA_OP_WINDOW || i->f[WINDOW_last] != 0;
+}
+
+#define SOFTMAX_TABLE_BYTES 1024
+
+/* Where a resize reads output row or column k: between `first` and `second`, `fraction` / 1024 of the way. */
+typedef struct resize_point {
+    int64_t first, second;
+    int32_t fraction;
+} resize_point;
+static inline resize_point resize_point_at(int64_t start, int64_t step, int64_t k, int64_t count, bool bilinear)
+{
+    const int bits = bilinear ? RESIZE_BITS : 0;
+    const int64_t last = (count - 1) << bits;
+    int64_t at = (int64_t)((uint64_t)start + (uint64_t)k * (uint64_t)step) >> (RESIZE_POSITION_BITS - bits);
+    at = at < 0 ? 0 : at > last ? last : at;
+    const int32_t fraction = (int32_t)(at & ((1 << bits) - 1));
+    return (resize_point){at >> bits, (at >> bits) + (fraction != 0), fraction};
 }
 
 /* Encoding: appends words; decoding reads one instruction at *word and advances it. */

@@ -81,19 +81,20 @@ static mera_status move_dense(compiler *c, const block *b, bool load, int32_t dr
     return MERA_OK;
 }
 
-/* Rows [y0, y0 + rows) of image n of a tensor in DRAM <-> dense rows at the start of an SRAM buffer. */
-static mera_status move_rows(compiler *c, const block *b, bool load, int32_t tensor, int64_t n, int64_t y0, int64_t rows,
-                             int32_t sram)
+/* Rows y0, y0 + every, ... of image n of a tensor in DRAM <-> `rows` dense rows at the start of an SRAM buffer. */
+static mera_status move_rows(compiler *c, const block *b, bool load, int32_t tensor, int64_t n, int64_t y0, int64_t every,
+                             int64_t rows, int32_t sram)
 {
     const place *p = &c->places[tensor];
     const int64_t *s = tensor_at(c, tensor)->shape, row = s[2] * s[3], dram_offset = p->offset + n * p->sn + y0 * p->sh;
+    const int64_t pitch = every * p->sh;
     const int32_t dram = c->roots.at[p->root].dram_buffer;
     if (p->sw == s[3] || s[2] == 1) {
-        const bool dense = p->sh == row || rows == 1;
-        const int64_t count[3] = {1, 1, dense ? 1 : rows}, d[3] = {0, 0, p->sh}, t[3] = {0, 0, row};
+        const bool dense = pitch == row || rows == 1;
+        const int64_t count[3] = {1, 1, dense ? 1 : rows}, d[3] = {0, 0, pitch}, t[3] = {0, 0, row};
         return add_move(c, b, load, dram, dram_offset, sram, 0, dense ? rows * row : row, count, d, t);
     }
-    const int64_t count[3] = {1, rows, s[2]}, d[3] = {0, p->sh, p->sw}, t[3] = {0, row, s[3]};
+    const int64_t count[3] = {1, rows, s[2]}, d[3] = {0, pitch, p->sw}, t[3] = {0, row, s[3]};
     return add_move(c, b, load, dram, dram_offset, sram, 0, s[3], count, d, t);
 }
 
@@ -116,7 +117,7 @@ static mera_status staged_operand(compiler *c, int32_t tensor, const block *b, i
     *o = (operand){tensor, index, 0, (y1 - y0) * row, row, s[3], n, y0, y1 - y0};
     if (!load) return MERA_OK;
     c->buffers.at[index].load = (int64_t)c->jobs.count;
-    return move_rows(c, b, true, tensor, n, y0, y1 - y0, index);
+    return move_rows(c, b, true, tensor, n, y0, 1, y1 - y0, index);
 }
 
 static mera_status input_operand(compiler *c, block *b, int k, operand *o)
@@ -141,17 +142,21 @@ static mera_status lower_block(compiler *c, block *b)
     b->has_residual = l->residual >= 0;
     if (b->has_residual) TRY(input_operand(c, b, 2, &b->residual));
     const bool stage_out = c->roots.at[c->places[l->out].root].dram;
+    const int64_t repeat = layer_repeat(c, l);
     if (stage_out)
-        TRY(staged_operand(c, l->out, b, b->y0, b->y0 + b->rows, false, &b->out));
+        TRY(staged_operand(c, l->out, b, b->y0 / repeat, (b->y0 + b->rows) / repeat, false, &b->out));
     else
         TRY(resident_operand(c, l->out, b, &b->out));
     if (l->kind == LAYER_CONV)
         TRY(lower_conv(c, b));
     else if (l->kind == LAYER_WINDOW)
         TRY(lower_window(c, b));
+    else if (l->kind == LAYER_RESIZE)
+        TRY(lower_resize(c, b));
     else
         TRY(lower_vector(c, b));
-    if (stage_out) TRY(move_rows(c, b, false, l->out, b->n0, b->y0, b->rows, b->out.buffer));
+    for (int64_t k = 0; k < repeat && stage_out; k++)
+        TRY(move_rows(c, b, false, l->out, b->n0, b->y0 + k, repeat, b->rows / repeat, b->out.buffer));
     return MERA_OK;
 }
 

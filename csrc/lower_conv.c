@@ -137,7 +137,8 @@ static mera_status pack_weights(compiler *c, const layer *l, conv_state *state)
     return MERA_OK;
 }
 
-/* Bias without the input's zero point, multiplier and shift of each channel, a tile after the other; then the table. */
+/* Bias without the input's zero point, multiplier and shift (or factor) of each channel, a tile after the other; then the
+ * table. */
 static mera_status pack_params(compiler *c, block *b, const conv_shape *s)
 {
     const layer *l = b->l;
@@ -146,23 +147,27 @@ static mera_status pack_params(compiler *c, block *b, const conv_shape *s)
     const int32_t *bias = tensor_at(c, n->inputs[2])->data;
     const int64_t co = w->shape[0], taps = w->shape[1] * w->shape[2] * w->shape[3];
     int64_t offset;
-    b->lut_offset = DNA_PARAM_BYTES * co;
+    b->lut_offset = conv_param_bytes(n) * co;
     const int64_t bytes = b->lut_offset + (l->lut >= 0 ? 256 : 0);
     TRY(add_constant(c, NULL, bytes, &offset));
     uint8_t *out = c->constants.at + offset;
     for (int64_t t = 0; t < s->tile_count; t++) {
         const conv_tile tile = conv_tile_at(c, l, s, t);
-        uint8_t *at = out + DNA_PARAM_BYTES * tile.co0;
+        uint8_t *at = out + conv_param_bytes(n) * tile.co0;
         for (int64_t o = 0; o < tile.co; o++) {
             const int64_t channel = tile.co0 + o;
             const int8_t *row = (const int8_t *)w->data + channel * taps;
             uint32_t sum = 0;
             for (int64_t k = 0; k < taps; k++) sum += (uint32_t)(int32_t)row[k];
             const int32_t value = (int32_t)((uint32_t)bias[channel] - (uint32_t)x->zero_point[0] * sum);
-            const rescale r = rescale_from_real((double)x->scale[0] * (double)w->scale[w->scale_count > 1 ? channel : 0] /
-                                                (double)y->scale[0]);
-            const int8_t shift = (int8_t)r.shift;
+            const double real = conv_factor(x->scale[0], w->scale[w->scale_count > 1 ? channel : 0], y->scale[0]);
             memcpy(at + 4 * o, &value, 4);
+            if (n->attrs[ATTR_CONV2D_float64_rescale]) {
+                memcpy(at + 4 * tile.co + 8 * o, &real, 8);
+                continue;
+            }
+            const rescale r = rescale_from_real(real);
+            const int8_t shift = (int8_t)r.shift;
             memcpy(at + 4 * tile.co + 4 * o, &r.multiplier, 4);
             memcpy(at + 8 * tile.co + o, &shift, 1);
         }
@@ -230,7 +235,8 @@ static void fill_drain(const compiler *c, const block *b, const geometry *g, con
     const graph_node *n = node_at(c, l->node);
     const graph_tensor *y = tensor_at(c, n->output);
     int64_t *f = j->i.f;
-    job_address(j, CONV_param, b->param_buffer, DNA_PARAM_BYTES * t->co0);
+    f[CONV_float64] = n->attrs[ATTR_CONV2D_float64_rescale];
+    job_address(j, CONV_param, b->param_buffer, conv_param_bytes(n) * t->co0);
     f[CONV_zero] = y->zero_point[0];
     f[CONV_low] = n->attrs[ATTR_CONV2D_clamp_min];
     f[CONV_high] = n->attrs[ATTR_CONV2D_clamp_max];

@@ -30,7 +30,7 @@ static void set_arithmetic(const compiler *c, const layer *l, int64_t *f)
     f[VECTOR_low] = n->attrs[low];
     f[VECTOR_high] = n->attrs[low + 1];
     if (n->op == OP_MUL) {
-        const rescale r = rescale_from_real((double)x->scale[0] * (double)z->scale[0] / (double)y->scale[0]);
+        const rescale r = mul_rescale(x->scale[0], z->scale[0], y->scale[0]);
         f[VECTOR_mode] = 3;
         f[VECTOR_m_out] = r.multiplier;
         f[VECTOR_s_out] = r.shift;
@@ -106,19 +106,58 @@ static mera_status emit_rows(compiler *c, const block *b, int unit, int64_t imag
     return MERA_OK;
 }
 
+static mera_status emit_softmax(compiler *c, const block *b, int unit, int64_t image, int64_t y, int64_t rows)
+{
+    const int64_t *s = tensor_at(c, b->l->out)->shape;
+    const operand *in = &b->in[0], *out = &b->out;
+    job *j;
+    TRY(add_job(c, b, DNA_OP_SOFTMAX, unit_queue(unit, UNIT_VECTOR), &j));
+    int64_t *f = j->i.f;
+    job_address(j, SOFTMAX_in, in->buffer, in->offset + image * in->sn + (y - in->y0) * in->sh);
+    job_address(j, SOFTMAX_out, out->buffer, out->offset + image * out->sn + (y - out->y0) * out->sh);
+    job_address(j, SOFTMAX_table, b->param_buffer, 0);
+    f[SOFTMAX_n0] = rows;
+    f[SOFTMAX_n1] = s[2];
+    f[SOFTMAX_run] = s[3];
+    f[SOFTMAX_a0] = rows > 1 ? in->sh : 0;
+    f[SOFTMAX_o0] = rows > 1 ? out->sh : 0;
+    f[SOFTMAX_a1] = s[2] > 1 ? in->sw : 0;
+    f[SOFTMAX_o1] = s[2] > 1 ? out->sw : 0;
+    return MERA_OK;
+}
+
+mera_status need_table(compiler *c, block *b)
+{
+    const bool softmax = node_at(c, b->l->node)->op == OP_SOFTMAX;
+    if (b->param_buffer >= 0 || (b->l->lut < 0 && !softmax)) return MERA_OK;
+    const graph_node *n = node_at(c, softmax ? b->l->node : b->l->lut);
+    const graph_tensor *table = tensor_at(c, n->inputs[1]);
+    int64_t offset;
+    TRY(add_constant(c, table->data, table->bytes, &offset));
+    return load_constant(c, b, offset, table->bytes, n->name, &b->param_buffer);
+}
+
+/* The least rows of an instruction but the last: enough to outweigh its table, few enough for others to start early. */
+static int64_t rows_at_once(const compiler *c, const layer *l)
+{
+    if (node_at(c, l->node)->op != OP_SOFTMAX) return 8;
+    return max_i64(8, ceil_div(2 * c->platform.array, tensor_at(c, l->out)->shape[2]));
+}
+
 mera_status lower_vector(compiler *c, block *b)
 {
-    if (b->l->lut >= 0 && b->param_buffer < 0) {
-        int64_t offset;
-        TRY(add_constant(c, tensor_at(c, node_at(c, b->l->lut)->inputs[1])->data, 256, &offset));
-        TRY(load_constant(c, b, offset, 256, node_at(c, b->l->lut)->name, &b->param_buffer));
-    }
+    TRY(need_table(c, b));
+    const bool softmax = node_at(c, b->l->node)->op == OP_SOFTMAX;
+    const int64_t some = rows_at_once(c, b->l);
     const int64_t units = c->platform.units, total = b->images * b->rows, parts = min_i64(units, total);
     for (int64_t p = 0; p < parts; p++)
         for (int64_t row = total * p / parts, end = total * (p + 1) / parts; row < end;) {
             const int64_t image = row / b->rows, y = row % b->rows, left = min_i64(end - row, b->rows - y);
-            const int64_t rows = ceil_div(left, max_i64(1, left / 8));
-            TRY(emit_rows(c, b, (int)p, image, b->y0 + y, rows));
+            const int64_t rows = ceil_div(left, max_i64(1, left / some));
+            if (softmax)
+                TRY(emit_softmax(c, b, (int)p, image, b->y0 + y, rows));
+            else
+                TRY(emit_rows(c, b, (int)p, image, b->y0 + y, rows));
             row += rows;
         }
     return MERA_OK;
@@ -194,7 +233,8 @@ static mera_status dma_piece(compiler *c, const block *b, const copy_piece *p)
     const place *y = &c->places[b->l->out], *x = p->fill ? NULL : &c->places[p->in_tensor];
     const root *to = &c->roots.at[y->root], *from = x ? &c->roots.at[x->root] : NULL;
     const bool in_dram = from && from->dram, staged = to->dram && (in_dram || p->fill);
-    const int64_t row = p->size[2] * p->size[3], rows = staged ? max_i64(1, 16384 / row) : p->size[1];
+    const int64_t row = p->size[2] * p->size[3], room = min_i64(16384, c->platform.sram_bytes / 4);
+    const int64_t rows = staged ? max_i64(1, room / row) : p->size[1];
     const int64_t dense[4] = {0, row, p->size[3], 1};
     for (int64_t n = 0; n < p->size[0]; n++)
         for (int64_t h = 0; h < p->size[1]; h += rows) {

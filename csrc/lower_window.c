@@ -110,8 +110,8 @@ static mera_status pack(compiler *c, block *b, window_part *parts, int64_t count
                     out[parts[p].weights + t * channels + k] = (uint8_t)row[t];
                 }
                 const int32_t value = (int32_t)((uint32_t)bias[channel] - (uint32_t)x->zero_point[0] * sum);
-                const rescale r = rescale_from_real(
-                    (double)x->scale[0] * (double)w->scale[w->scale_count > 1 ? channel : 0] / (double)y->scale[0]);
+                const float scale = w->scale[w->scale_count > 1 ? channel : 0];
+                const rescale r = rescale_from_real(conv_factor(x->scale[0], scale, y->scale[0]));
                 const int8_t shift = (int8_t)r.shift;
                 memcpy(out + parts[p].params + 4 * k, &value, 4);
                 memcpy(out + parts[p].params + 4 * (channels + k), &r.multiplier, 4);
@@ -161,8 +161,7 @@ static mera_status emit(compiler *c, const block *b, const window_shape *s, cons
     f[WINDOW_low] = s->low;
     f[WINDOW_high] = s->high;
     if (s->mode == 3) {
-        const rescale r =
-            rescale_from_real((double)x->scale[0] / ((double)out->scale[0] * (double)(x->shape[1] * x->shape[2])));
+        const rescale r = mean_rescale(x->scale[0], out->scale[0], n->attrs[ATTR_MEAN_sum] ? 1 : x->shape[1] * x->shape[2]);
         f[WINDOW_m_mean] = r.multiplier;
         f[WINDOW_s_mean] = r.shift;
     }

@@ -32,7 +32,7 @@ typedef struct op_impl {
 const op_impl *op_impl_of(dna_op op);
 
 extern const op_impl conv2d_impl, add_impl, sub_impl, mul_impl, lut_impl, max_pool2d_impl, avg_pool2d_impl, mean_impl,
-    concat_impl, pad_impl, slice_impl, reshape_impl, transpose_impl, resize_nearest_impl;
+    concat_impl, pad_impl, slice_impl, reshape_impl, transpose_impl, resize_nearest_impl, resize_bilinear_impl, softmax_impl;
 
 int64_t conv2d_macs(const mera_graph *graph, const graph_node *node);
 

@@ -6,7 +6,13 @@ bool layer_is_window(const compiler *c, const graph_node *n)
 {
     const int64_t *w = tensor_at(c, n->inputs[1])->shape;
     const int64_t groups = n->attrs[ATTR_CONV2D_groups], ci = tensor_at(c, n->inputs[0])->shape[3];
-    return groups == ci && w[0] == ci && ci > 1 && w[1] * w[2] <= DNA_WINDOW_TAPS;
+    return groups == ci && w[0] == ci && ci > 1 && w[1] * w[2] <= DNA_WINDOW_TAPS &&
+           !n->attrs[ATTR_CONV2D_float64_rescale]; /* the arrays' drain alone knows it */
+}
+
+int64_t conv_param_bytes(const graph_node *n)
+{
+    return n->attrs[ATTR_CONV2D_float64_rescale] ? DNA_PARAM64_BYTES : DNA_PARAM_BYTES;
 }
 
 int64_t const_limit(const compiler *c) { return max_i64(c->platform.sram_bytes / 8, 2048); }
@@ -53,11 +59,13 @@ void layer_weight_bytes(const compiler *c, const layer *l, int64_t *least, int64
     if (l->kind == LAYER_CONV) {
         const conv_shape s = conv_shape_of(c, l);
         const int64_t tile = s.taps_h * s.taps_w * s.run * c->platform.array;
-        fixed += DNA_PARAM_BYTES * tensor_at(c, n->output)->shape[3];
+        fixed += conv_param_bytes(n) * tensor_at(c, n->output)->shape[3];
         *least = fixed + min_i64(tile, const_limit(c));
         *all = fixed + tile * s.tile_count;
     } else if (l->kind == LAYER_WINDOW && n->op == OP_CONV2D) {
         *least = *all = fixed + tensor_at(c, n->inputs[1])->bytes + DNA_PARAM_BYTES * tensor_at(c, n->output)->shape[3];
+    } else if (n->op == OP_SOFTMAX) {
+        *least = *all = SOFTMAX_TABLE_BYTES;
     }
 }
 
@@ -90,6 +98,10 @@ void layer_input_rows(const compiler *c, const layer *l, int k, int64_t o0, int6
         *y0 = 0;
         *y1 = h;
         return;
+    case OP_RESIZE_NEAREST:
+    case OP_RESIZE_BILINEAR:
+        resize_input_rows(c, l, o0, o1, y0, y1);
+        return;
     default:
         return;
     }
@@ -100,6 +112,22 @@ void layer_input_rows(const compiler *c, const layer *l, int k, int64_t o0, int6
 /* ---- homes ---- */
 
 static bool tensor_in_dram(const compiler *c, int32_t t) { return t >= 0 && c->roots.at[c->places[t].root].dram; }
+
+/* Rows of operand k that a block of `rows` output rows needs at the most. */
+static int64_t block_input_rows(const compiler *c, const layer *l, int k, int64_t rows)
+{
+    const int64_t h = tensor_at(c, l->out)->shape[1], middle = (h - rows) / 2;
+    int64_t y0, y1, most = 0;
+    if (l->kind != LAYER_RESIZE) { /* a block away from the borders needs the most */
+        layer_input_rows(c, l, k, middle, middle + rows, &y0, &y1);
+        return y1 - y0 + 1;
+    }
+    for (int64_t o = 0; o < h; o += rows) {
+        layer_input_rows(c, l, k, o, min_i64(h, o + rows), &y0, &y1);
+        most = max_i64(most, y1 - y0);
+    }
+    return most;
+}
 
 /* SRAM that the layer needs besides resident roots when it works in blocks of `rows` output rows (0: whole tensor). */
 static int64_t stage_bytes(const compiler *c, const layer *l, int64_t rows)
@@ -121,15 +149,12 @@ static int64_t stage_bytes(const compiler *c, const layer *l, int64_t rows)
         const int32_t t = k == 2 ? l->residual : l->in[k];
         if (!tensor_in_dram(c, t)) continue;
         const int64_t *s = tensor_at(c, t)->shape;
-        int64_t y0, y1;
-        const int64_t middle = (y->shape[1] - o1) / 2; /* a block away from the borders needs the most rows */
-        layer_input_rows(c, l, k, middle, middle + o1, &y0, &y1);
         if (node_at(c, l->node)->op == OP_MEAN)
             bytes += s[2] * min_i64(s[3], c->platform.array); /* comes in slices */
         else
-            bytes += min_i64(y1 - y0 + 1, s[1]) * s[2] * s[3];
+            bytes += min_i64(block_input_rows(c, l, k, o1), s[1]) * s[2] * s[3];
     }
-    if (tensor_in_dram(c, l->out)) bytes += o1 * y->shape[2] * y->shape[3];
+    if (tensor_in_dram(c, l->out)) bytes += ceil_div(o1, layer_repeat(c, l)) * y->shape[2] * y->shape[3];
     return bytes;
 }
 
@@ -253,7 +278,8 @@ static mera_status choose_blocks(compiler *c)
         }
         /* Several blocks even when one would do: the first one is soon there. */
         if (low == rows && rows >= 8 && l->keep_weights) low = ceil_div(rows, 4);
-        l->block_rows = ceil_div(rows, ceil_div(rows, low));
+        const int64_t repeat = layer_repeat(c, l), all_rows = rows / repeat, some = max_i64(1, low / repeat);
+        l->block_rows = ceil_div(all_rows, ceil_div(all_rows, some)) * repeat;
     }
     return MERA_OK;
 }

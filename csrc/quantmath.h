@@ -62,7 +62,50 @@ static inline int32_t apply_rescale(int32_t x, rescale r)
                                   right);
 }
 
+/* x * factor in float64, to the nearest integer, ties away from zero; -2^31 if that is outside of int32. */
+static inline int32_t round_product(int32_t x, double factor)
+{
+    const double product = (double)x * factor;
+    if (!(product > -2147483649.0 && product < 2147483647.5)) return INT32_MIN;
+    const int32_t whole = (int32_t)product;
+    const double rest = product - (double)whole;
+    return whole + (rest >= 0.5) - (rest <= -0.5 && whole > INT32_MIN);
+}
+
+/* ---- the real factors of dna_ops.def ---- */
+
+static inline double conv_factor(float x, float w, float y) { return (double)x * (double)w / (double)y; }
+
+/* MUL: product and quotient in float32. */
+static inline rescale mul_rescale(float a, float b, float y)
+{
+    const float product = a * b, quotient = product / y;
+    return rescale_from_real((double)quotient);
+}
+
+/* MEAN: for sums of `count` >= 1 values. The multiplier is divided, rounded towards zero, after as many bits of the shift
+ * as count has, but for the first, have gone into it; the multiplier may then be less than 2^30. */
+static inline rescale mean_rescale(float x, float y, int64_t count)
+{
+    rescale r = rescale_from_real((double)x / (double)y);
+    int bits = 0;
+    while (bits < 32 && bits < 31 + r.shift && count >> (bits + 1) > 0) bits++;
+    r.multiplier = (int32_t)(((int64_t)r.multiplier << bits) / count);
+    r.shift -= bits;
+    return r;
+}
+
 static inline int32_t clamp_i32(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
+
+/* q[j] = clamp(round_product(acc[j] + bias[j], factor[j]) + zero_point, low, high) for j < n. */
+static inline void requantize_float64(int64_t n, const int32_t *acc, const int32_t *bias, const double *factor,
+                                      int32_t zero_point, int32_t low, int32_t high, int8_t *q)
+{
+    for (int64_t j = 0; j < n; j++) {
+        const int32_t level = round_product((int32_t)((uint32_t)acc[j] + (uint32_t)bias[j]), factor[j]);
+        q[j] = (int8_t)clamp_i32((int32_t)((uint32_t)level + (uint32_t)zero_point), low, high);
+    }
+}
 
 /* How ADD and SUB rescale: see dna_ops.def. All three reals are at most 1. */
 typedef struct add_rescale {

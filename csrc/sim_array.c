@@ -13,7 +13,7 @@ void step_loader(machine *k, int unit)
     engine *x = &k->engines[e];
     unit_state *u = &k->units[unit];
     const int64_t *f = x->i->f;
-    const int64_t params = f[CONV_last] ? DNA_PARAM_BYTES * f[CONV_co] : 0, wide = 2 * k->array;
+    const int64_t params = drain_param_bytes(f), wide = 2 * k->array;
     if (x->phase == 0) {
         if (x->words < 0) {
             x->words = 0;

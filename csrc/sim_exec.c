@@ -54,6 +54,7 @@ typedef struct conv_run {
     int8_t *patches;
     const int32_t *bias, *multiplier;
     const int8_t *shift;
+    const double *factor;
 } conv_run;
 
 static void drain(const conv_run *r, int64_t pixel)
@@ -61,8 +62,12 @@ static void drain(const conv_run *r, int64_t pixel)
     const int64_t *f = r->f, co = f[CONV_co], oy = pixel / f[CONV_ow], ox = pixel % f[CONV_ow];
     const mera_kernels *k = ctx_kernels(r->s->object.ctx);
     int8_t v[256];
-    k->requantize(co, r->acc + pixel * r->array, r->bias, r->multiplier, r->shift, (int32_t)f[CONV_zero],
-                  (int32_t)f[CONV_low], (int32_t)f[CONV_high], v);
+    const int32_t *acc = r->acc + pixel * r->array;
+    const int32_t zero = (int32_t)f[CONV_zero], least = (int32_t)f[CONV_low], most = (int32_t)f[CONV_high];
+    if (f[CONV_float64])
+        requantize_float64(co, acc, r->bias, r->factor, zero, least, most, v);
+    else
+        k->requantize(co, acc, r->bias, r->multiplier, r->shift, zero, least, most, v);
     if (f[CONV_add]) {
         const int8_t *res = (const int8_t *)r->s->sram + f[CONV_res] + oy * f[CONV_res_pitch] + ox * f[CONV_res_step];
         const add_rescale a = {rescale_of(f[CONV_m_conv], f[CONV_s_conv]), rescale_of(f[CONV_m_res], f[CONV_s_res]),
@@ -135,6 +140,7 @@ static void exec_conv(mera_simulator *s, const instr *i)
     const int unit = (i->queue - QUEUE_UNITS) / UNIT_QUEUES;
     int32_t bias[256], multiplier[256];
     int8_t shift[256];
+    double factor[256];
     conv_run r = {.s = s,
                   .f = f,
                   .depth = f[CONV_kh] * f[CONV_kw] * f[CONV_run],
@@ -143,16 +149,18 @@ static void exec_conv(mera_simulator *s, const instr *i)
                   .array = array,
                   .bias = bias,
                   .multiplier = multiplier,
-                  .shift = shift};
+                  .shift = shift,
+                  .factor = factor};
     int8_t *weights = (int8_t *)s->scratch;
     r.weights = gather_weights(s, f, array, weights);
     r.patches = weights + co * r.depth;
     if (f[CONV_last]) {
         const uint8_t *param = s->sram + f[CONV_param];
         memcpy(bias, param, 4 * (size_t)co);
-        memcpy(multiplier, param + 4 * co, 4 * (size_t)co);
-        memcpy(shift, param + 8 * co, (size_t)co);
-        for (int64_t c = 0; c < co; c++) {
+        if (f[CONV_float64]) memcpy(factor, param + 4 * co, 8 * (size_t)co);
+        if (!f[CONV_float64]) memcpy(multiplier, param + 4 * co, 4 * (size_t)co);
+        if (!f[CONV_float64]) memcpy(shift, param + 8 * co, (size_t)co);
+        for (int64_t c = 0; c < co && !f[CONV_float64]; c++) {
             multiplier[c] &= INT32_MAX;
             shift[c] = shift_of(shift[c]);
         }
@@ -319,6 +327,40 @@ static void exec_vector(mera_simulator *s, const instr *i)
                 }
 }
 
+static void exec_resize(mera_simulator *s, const instr *i)
+{
+    const int64_t *f = i->f, run = f[RESIZE_run];
+    const bool bilinear = f[RESIZE_mode] != 0;
+    for (int64_t oy = 0; oy < f[RESIZE_oh]; oy++) {
+        const resize_point y = resize_point_at(f[RESIZE_y0], f[RESIZE_dy], oy, f[RESIZE_in_rows], bilinear);
+        const int8_t *top = (const int8_t *)s->sram + f[RESIZE_in] + y.first * f[RESIZE_in_pitch];
+        const int8_t *bottom = top + (y.second - y.first) * f[RESIZE_in_pitch];
+        for (int64_t ox = 0; ox < f[RESIZE_ow]; ox++) {
+            const resize_point x = resize_point_at(f[RESIZE_x0], f[RESIZE_dx], ox, f[RESIZE_in_columns], bilinear);
+            const int64_t left = x.first * f[RESIZE_in_step], right = x.second * f[RESIZE_in_step];
+            const int8_t *const corner[2][2] = {{top + left, top + right}, {bottom + left, bottom + right}};
+            int8_t *out = (int8_t *)s->sram + f[RESIZE_out] + oy * f[RESIZE_out_pitch] + ox * f[RESIZE_out_step];
+            if (bilinear)
+                interpolate_s8(run, corner, y.fraction, x.fraction, out);
+            else
+                memmove(out, corner[0][0], (size_t)run);
+            if (f[RESIZE_lut]) look_up(s->sram + f[RESIZE_table], run, out);
+        }
+    }
+}
+
+static void exec_softmax(mera_simulator *s, const instr *i)
+{
+    const int64_t *f = i->f;
+    int32_t table[256];
+    memcpy(table, s->sram + f[SOFTMAX_table], sizeof table);
+    for (int k = 0; k < 256; k++) table[k] &= INT32_MAX;
+    for (int64_t a = 0; a < f[SOFTMAX_n0]; a++)
+        for (int64_t b = 0; b < f[SOFTMAX_n1]; b++)
+            softmax_s8(f[SOFTMAX_run], (int8_t *)s->sram + f[SOFTMAX_in] + a * f[SOFTMAX_a0] + b * f[SOFTMAX_a1], table,
+                       (int8_t *)s->sram + f[SOFTMAX_out] + a * f[SOFTMAX_o0] + b * f[SOFTMAX_o1]);
+}
+
 size_t exec_scratch_bytes(const mera_program *p)
 {
     size_t most = (size_t)LANES * (4 * sizeof(int32_t) + 2 + DNA_WINDOW_TAPS);
@@ -350,6 +392,12 @@ void exec_instr(mera_simulator *s, const instr *i)
         break;
     case DNA_OP_VECTOR:
         exec_vector(s, i);
+        break;
+    case DNA_OP_RESIZE:
+        exec_resize(s, i);
+        break;
+    case DNA_OP_SOFTMAX:
+        exec_softmax(s, i);
         break;
     case DNA_OP_SYNC:
     case DNA_OPCODE_COUNT:

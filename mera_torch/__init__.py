@@ -27,17 +27,33 @@ if TYPE_CHECKING:
     from mera_torch.backend.explain import Explanation, explain
     from mera_torch.backend.runtime import Runner
     from mera_torch.compile import export
+    from mera_torch.converters import (
+        ImportedModel,
+        from_keras,
+        from_onnx,
+        from_pt2,
+        from_tflite,
+        from_torchscript,
+        load_model,
+    )
     from mera_torch.project import Deployment, load
     from mera_torch.quant import MeraQuantizer, quantize
 
 _LAZY = {
     "Deployment": "mera_torch.project",
     "Explanation": "mera_torch.backend.explain",
+    "ImportedModel": "mera_torch.converters",
     "MeraQuantizer": "mera_torch.quant",
     "Runner": "mera_torch.backend.runtime",
     "explain": "mera_torch.backend.explain",
     "export": "mera_torch.compile",
+    "from_keras": "mera_torch.converters",
+    "from_onnx": "mera_torch.converters",
+    "from_pt2": "mera_torch.converters",
+    "from_tflite": "mera_torch.converters",
+    "from_torchscript": "mera_torch.converters",
     "load": "mera_torch.project",
+    "load_model": "mera_torch.converters",
     "mera_backend": "mera_torch.backend.dynamo",
     "quantize": "mera_torch.quant",
 }
@@ -49,6 +65,7 @@ __all__ = [
     "Deployment",
     "DoesNotFitError",
     "Explanation",
+    "ImportedModel",
     "InternalError",
     "InvalidModelError",
     "MeraError",
@@ -59,7 +76,13 @@ __all__ = [
     "UnsupportedError",
     "explain",
     "export",
+    "from_keras",
+    "from_onnx",
+    "from_pt2",
+    "from_tflite",
+    "from_torchscript",
     "load",
+    "load_model",
     "mera_backend",
     "quantize",
 ]

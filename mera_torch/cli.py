@@ -1,12 +1,13 @@
-"""The command `mera`: the demo, platforms, and compiling, running and explaining .pt2 files."""
+"""The command `mera`: the demo, platforms, and importing, compiling, running and explaining models."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import numpy as np
 import typer
@@ -15,7 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import MeraError
+from .errors import ConfigError, MeraError
+
+if TYPE_CHECKING:
+    from .converters import ImportedModel
 
 app = typer.Typer(
     name="mera",
@@ -28,8 +32,17 @@ console = Console()
 QUIET = ("torchao", "torch.utils._pytree")  # warn, at import, of GPU kernels and of deprecations of their own
 
 PlatformOption = Annotated[str, typer.Option(help="An identifier (see `mera platforms`), or a TOML file of your own.")]
-ModelFile = Annotated[Path, typer.Argument(help="A .pt2 file, as torch.export.save writes it.")]
+ModelFile = Annotated[Path, typer.Argument(help="A TFLite, ONNX, TorchScript, Keras or .pt2 file.")]
 DeploymentFolder = Annotated[Path, typer.Argument(help="What `mera compile` wrote.")]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=SIZES[:DTYPE]",
+        help="An input's shape, such as x=1,3,224,224 or ids=1,128:int64 (TorchScript needs all of them), "
+        "or the size of a symbolic dimension, such as batch=4 (ONNX).",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TargetOption = Annotated[str, typer.Option(help="Simulator or InterpreterHw.")]
 
 
@@ -86,11 +99,39 @@ def platforms() -> None:
 
 
 @app.command()
-def explain(model: ModelFile) -> None:
-    """Where each operator of a .pt2 file runs and, if on the host, which constraint it broke."""
+def convert(
+    model: ModelFile,
+    output: Annotated[Path | None, typer.Option(help="Write the network there, as a .pt2 file.")] = None,
+    input: InputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Import a model of any format; show what it contains, and write it as a .pt2 file if asked."""
+    from .contents import contents
+
+    found = imported(model, input)
+    if as_json:
+        typer.echo(json.dumps(contents(found).to_dict(), indent=2))
+    else:
+        console.print(contents(found))
+    if output is not None:
+        import torch
+
+        from .files import atomic_file
+
+        with atomic_file(output) as path:
+            torch.export.save(torch.export.export(found, found.example_inputs()), path)
+
+
+@app.command()
+def explain(model: ModelFile, input: InputOption = None, as_json: JsonOption = False) -> None:
+    """Where each operator of a model runs and, if on the host, which constraint it broke."""
     from . import explain as explained
 
-    console.print(explained(model))
+    found = explained(imported(model, input))
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        console.print(found)
 
 
 @app.command()
@@ -99,13 +140,14 @@ def compile(
     output: Annotated[Path, typer.Option(help="The folder of the deployment.")],
     platform: PlatformOption = "SAKURA_1",
     target: TargetOption = "Simulator",
+    input: InputOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a deployment that is there.")] = False,
 ) -> None:
-    """Compile a quantized .pt2 file into a deployment on disk."""
+    """Compile a quantized model into a deployment on disk."""
     from . import export
 
     with console.status(f"compiling {model} for {platform}"):
-        deployment = export(model, None, output, platform=platform, target=target, overwrite=overwrite)
+        deployment = export(imported(model, input), None, output, platform=platform, target=target, overwrite=overwrite)
     regions, host = len(deployment.regions), len(deployment.host_operators)
     where = f"{regions} region{'s'[: regions != 1]} for {deployment.platform.name}, {host} operators on the host"
     console.print(f"{output}: {where}", markup=False)
@@ -156,7 +198,7 @@ def report(
 
 @app.command()
 def dump(
-    file: Annotated[Path, typer.Argument(help="A deployment, a .pt2 file, a DNA graph or a program.")],
+    file: Annotated[Path, typer.Argument(help="A deployment, a model file, a DNA graph or a program.")],
     stage: Annotated[str, typer.Option(help="graph, fuse, tile, lower, alloc, schedule or isa.")] = "isa",
     platform: Annotated[str | None, typer.Option(help="Default: the deployment's own, else SAKURA_1.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="Of the compiler, such as max_tile_height=4.")] = None,
@@ -172,7 +214,7 @@ def dump(
 
 @app.command()
 def bisect(
-    file: Annotated[Path, typer.Argument(help="A deployment, a .pt2 file or a DNA graph.")],
+    file: Annotated[Path, typer.Argument(help="A deployment, a model file or a DNA graph.")],
     platform: Annotated[str | None, typer.Option(help="Default: the deployment's own, else SAKURA_1.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
 ) -> None:
@@ -188,6 +230,33 @@ def bisect(
 
 
 @app.command()
+def compare(
+    model: Annotated[Path, typer.Argument(help="A TFLite file.")],
+    input: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE.npy", help="One for each input, in order; default: random.")
+    ] = None,
+    platform: PlatformOption = "SAKURA_1",
+    every: Annotated[bool, typer.Option("--all", help="One row a tensor, not one a kind of operator.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Every tensor of a TFLite model against TFLite's reference kernels; the exit code is 1 if one differs."""
+    from .compare import compare_tflite
+    from .progress import progress_bar
+
+    inputs = [_array(path) for path in input] if input else None
+    with progress_bar(console.is_terminal, "compare") as bar:
+        found = compare_tflite(model, inputs, platform=platform, seed=seed, progress=bar)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        console.print(found.table(every))
+        console.print(found.summary(), markup=False)
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+@app.command()
 def zoo() -> None:
     """The real weights and data that can be fetched, and where they are kept."""
     from . import zoo as artifacts
@@ -199,6 +268,26 @@ def zoo() -> None:
         fetched = (artifacts.cache_dir() / artifact.cached_name).is_file()
         table.add_row(name, artifact.about, f"{artifact.registry} {artifact.requirement}", "yes" if fetched else "no")
     console.print(table)
+
+
+def imported(path: Path, given: list[str] | None = None) -> ImportedModel:
+    """The model in a file of any format; given: the values of --input."""
+    from .converters import load_model
+
+    sizes: dict[str, int | tuple[int, ...]] = {}
+    described: dict[str, tuple[tuple[int, ...], str]] = {}
+    for text in given or []:
+        name, _, rest = text.rpartition("=")
+        shape, _, dtype = rest.partition(":")
+        try:
+            numbers = tuple(int(size) for size in shape.split(",") if size)
+        except ValueError:
+            numbers = ()
+        if not name or not numbers:
+            raise ConfigError(f"--input is NAME=SIZES[:DTYPE], such as x=1,3,224,224:float32; got {text!r}")
+        sizes[name] = numbers[0] if shape.isdecimal() else numbers
+        described[name] = (numbers, dtype or "float32")
+    return load_model(path, input_desc=described or None, shape_mapping=sizes)
 
 
 def _array(path: Path) -> np.ndarray:

@@ -22,6 +22,7 @@ from .backend.partition import Partition, Region, partition
 from .backend.region import DnaRegion, Port, check_target
 from .backend.to_dna import Border, Lowering
 from .config import BuildConfig, build_config
+from .converters import example_inputs_of, from_pt2, load_model
 from .errors import InternalError, UnsupportedError
 from .lower_bound import work
 from .ops.common import DEQUANTIZE, QUANTIZE, Rejected, args_of, constant, is_call, kwargs_of, origins, target_of
@@ -60,8 +61,9 @@ def export(
 ) -> Deployment:
     """Compiles a quantized model and writes a deployment.
 
-    model: a converted PT2E module (see mera_torch.quantize), an ExportedProgram, or the path of a .pt2 file.
-    example_inputs: a tuple of tensors of the shapes and dtypes to compile for (None for the latter two).
+    model: a converted PT2E module (see mera_torch.quantize), an imported model, an ExportedProgram, or the path of a
+    .pt2, TFLite, ONNX or Keras file.
+    example_inputs: a tuple of tensors of the shapes and dtypes to compile for (None for all but the first).
     output_dir: the deployment's folder; if it holds one already, overwrite=True replaces it, as one step.
     platform: a name or alias, a Platform, or a TOML file. target: "Simulator" or "InterpreterHw".
     build_config: see mera_torch.config. progress: called with (stage, done, total).
@@ -73,7 +75,7 @@ def export(
 
     settings = settings_of(platform, target, build_config)
     check_output(output_dir, overwrite)
-    captured = capture(model, example_inputs)
+    captured = capture(*opened(model, example_inputs))
     check_input_dtypes(captured)
     built = build(captured, settings)
     if not built.regions:
@@ -83,6 +85,16 @@ def export(
             for region in built.regions:
                 region.compile(progress or bar)
     return Deployment.create(output_dir, built, target, settings.config, overwrite)
+
+
+def opened(model: Any, example_inputs: Sequence[Any] | None) -> tuple[Any, Sequence[Any] | None]:
+    """Model and inputs for capture(), of whatever export() takes: files are imported, and imported models know what
+    their inputs are like."""
+    if isinstance(model, str | os.PathLike):
+        model = load_model(model)
+    elif isinstance(model, torch.export.ExportedProgram):
+        model = from_pt2(model)
+    return model, example_inputs_of(model) if example_inputs is None else example_inputs
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,8 @@ def build(captured: Captured, settings: Settings) -> Built:
     regions = [_region(region, low, on_dna, settings) for region, low in zip(parts.regions, lowered, strict=True)]
     graph = _host_graph(gm, parts, regions, on_dna)
     transposes = sum(low.counts["transpose"] for low in lowered)
-    return Built(graph, regions, explain_nodes(gm, parts), captured, settings.platform, transposes)
+    explanation = explain_nodes(gm, parts, captured.gm, settings.platform)
+    return Built(graph, regions, explanation, captured, settings.platform, transposes)
 
 
 def _copy(gm: fx.GraphModule) -> fx.GraphModule:

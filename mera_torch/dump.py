@@ -1,4 +1,4 @@
-"""The compiler's stages as text, for whatever holds a DNA graph: a file of it, a program, a .pt2 file, a deployment."""
+"""The compiler's stages as text, for what holds a DNA graph: a file of it, a program, a model, a deployment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def dump(
 ) -> Iterator[tuple[str, str]]:
     """(name, text) of each region that the file holds.
 
-    path: a deployment's folder, a .pt2 file, a DNA graph (text or binary) or a program (of which only "isa" is left).
+    path: a deployment's folder, a quantized model (.pt2, TFLite, ONNX, ...), a DNA graph (text or binary) or a program
+    (of which only "isa" is left).
     platform: default: the deployment's own, else SAKURA_1. options: of the compiler, by name (mera_options in mera.h).
     with_data: stage "graph" with its constants, so that the text can be read again.
 
@@ -66,21 +67,26 @@ def graphs_of(path: Path) -> Iterator[Held]:
     elif data.startswith(b"MERA.DNA"):
         program = native.Program.load(data)
         yield path.stem, program, program.platform, {}
-    elif data.startswith(b"PK"):
-        from .backend.capture import capture
-        from .compile import build, settings_of
-
-        for region in build(capture(path, None), settings_of(DEFAULT_PLATFORM, "Simulator", None)).regions:
-            yield region.name, region.graph, region.platform, region.options
-    else:
+    elif _is_text(data):
         yield path.stem, _parse(path, data), machine, {}
+    else:
+        from .backend.capture import capture
+        from .compile import build, opened, settings_of
+
+        for region in build(capture(*opened(path, None)), settings_of(DEFAULT_PLATFORM, "Simulator", None)).regions:
+            yield region.name, region.graph, region.platform, region.options
+
+
+def _is_text(data: bytes) -> bool:
+    """No byte of the beginning is a control character: binary models have some within their first fields."""
+    return all(byte >= 32 or byte in b"\t\n\r" for byte in data[:256])
 
 
 def _parse(path: Path, data: bytes) -> native.Graph:
     try:
         return native.Graph.parse(data.decode())
     except UnicodeDecodeError:
-        raise InvalidModelError(f"{os.fspath(path)!r} holds no DNA graph, program, .pt2 model or deployment") from None
+        raise InvalidModelError(f"{os.fspath(path)!r} holds no DNA graph, program, model or deployment") from None
     except InvalidModelError as error:
         raise InvalidModelError(f"{os.fspath(path)!r}: {error}") from None
 

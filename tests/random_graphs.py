@@ -154,7 +154,8 @@ class GraphBuilder:
         bias = self.numpy.integers(-spread, spread, (1, 1, 1, outputs)).astype(np.int32)
         w = self.tensor(weight_shape, scales, [0] * count, weight)
         b = self.tensor((1, 1, 1, outputs), (), (), bias)
-        return self.node("conv2d", [x, w, b], shape, {**a, "groups": groups, **self.clamps()})
+        a |= {"groups": groups, "float64_rescale": int(self.rng.random() < 0.3)}
+        return self.node("conv2d", [x, w, b], shape, {**a, **self.clamps()})
 
     def grouped(self, x: int) -> int | None:
         divisors = [g for g in range(2, 9) if self.shape(x)[3] % g == 0]
@@ -189,7 +190,7 @@ class GraphBuilder:
 
     def table(self, x: int) -> int:
         tensor = self.graph.tensors[x]
-        real = (np.arange(-128, 128) - tensor.zero) * tensor.scales[0]
+        real = np.clip((np.arange(-128, 128) - tensor.zero) * tensor.scales[0], -500, 500)
         functions: list[Callable[[], np.ndarray]] = [
             lambda: 1 / (1 + np.exp(-real)),
             lambda: np.tanh(real),
@@ -222,7 +223,8 @@ class GraphBuilder:
 
     def average(self, x: int) -> int:
         shape = self.shape(x)
-        return self.node("mean", [x], (shape[0], 1, 1, shape[3]), self.clamps())
+        attrs = {"sum": int(self.rng.random() < 0.3), **self.clamps()}
+        return self.node("mean", [x], (shape[0], 1, 1, shape[3]), attrs)
 
     def join(self, x: int) -> int | None:
         """Concatenates x with tensors of its quantization, made from x or given as inputs."""
@@ -283,13 +285,36 @@ class GraphBuilder:
             quantization=self.quantization(x),
         )
 
+    def positions(self, size: int, unit: int) -> np.ndarray:
+        """A table for resizing an extent of `size`: by a whole factor, any ratio, with jitter, or at random."""
+        count, factor = self.rng.randint(1, 2 * size + 3), self.rng.randint(1, 3)
+        last = (size - 1) * unit
+        tables: list[Callable[[], np.ndarray]] = [
+            lambda: np.arange(size).repeat(factor) * unit,
+            lambda: np.arange(count) * (size * unit) // count,
+            lambda: ((2 * np.arange(count) + 1) * size * unit // count - unit) // 2,
+            lambda: np.arange(count) * last // max(1, count - 1),
+            lambda: np.arange(count) * (size * unit) // count + self.numpy.integers(-1, 2, count),
+            lambda: self.numpy.integers(0, last + 1, count),
+            lambda: np.arange(size)[::-1] * unit,
+        ]
+        return np.clip(self.rng.choice(tables)(), 0, last).astype(np.int32).reshape(1, 1, 1, -1)
+
     def resize(self, x: int) -> int | None:
-        a = {"scale_h": self.rng.randint(1, 3), "scale_w": self.rng.randint(1, 3)}
+        op, unit = self.rng.choice([("resize_nearest", 1), ("resize_bilinear", 1024)])
         n, h, w, c = self.shape(x)
-        shape = (n, h * a["scale_h"], w * a["scale_w"], c)
-        return (
-            self.node("resize_nearest", [x], shape, a, quantization=self.quantization(x)) if self.fits(shape) else None
-        )
+        rows, columns = self.positions(h, unit), self.positions(w, unit)
+        shape = (n, rows.size, columns.size, c)
+        if not self.fits(shape):
+            return None
+        inputs = [x, self.tensor(rows.shape, (), (), rows), self.tensor(columns.shape, (), (), columns)]
+        return self.node(op, inputs, shape, {}, quantization=self.quantization(x))
+
+    def softmax(self, x: int) -> int:
+        scale = self.graph.tensors[x].scales[0] * self.rng.choice([1, 1, 0.05, 1e-9])
+        data = np.round(np.exp(-scale * np.arange(256)) * 2.0**31).clip(0, 2**31 - 1).astype(np.int32)
+        table = self.tensor((1, 1, 1, 256), (), (), data.reshape(1, 1, 1, 256))
+        return self.node("softmax", [x, table], self.shape(x), {}, quantization=((1 / 256,), (-128,)))
 
     # ---- blocks ----
 
@@ -332,6 +357,7 @@ OPERATORS: dict[str, tuple[int, Callable[[GraphBuilder, int], int | None]]] = {
     "reshape": (1, GraphBuilder.reshape),
     "transpose": (1, GraphBuilder.transpose),
     "resize": (1, GraphBuilder.resize),
+    "softmax": (1, GraphBuilder.softmax),
     "residual": (2, GraphBuilder.residual),
     "squeeze_excite": (1, GraphBuilder.squeeze_excite),
 }

@@ -111,6 +111,9 @@ def layer(rng: random.Random, x: Tensor) -> nn.Module:
             lambda v: v[:, : max(1, channels // 2)],
             lambda v: v[:, :, ::2],
             lambda v: F.interpolate(v, scale_factor=2.0) if height * width < 200 else v,
+            lambda v: F.interpolate(v, (height * 2 // 3 + 1, width * 4 // 3), mode="nearest-exact"),
+            lambda v: F.interpolate(v, (height * 5 // 3, width // 2 + 1), mode="bilinear", align_corners=outputs > 8),
+            lambda v: torch.softmax(v, 1 + outputs % 3),
             lambda v: v * 0.5 if channels > 3 else v + v,
         ]
         return Function(rng.choice(functions))

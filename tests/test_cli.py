@@ -70,7 +70,7 @@ def test_zoo_lists_without_fetching(
         (["demo", "--model", "resnet51"], "no demo model 'resnet51'"),
         (["demo", "--platform", "SAKURA-1"], "did you mean 'SAKURA_1'"),
         (["explain", "no.pt2"], "'no.pt2' does not exist"),
-        (["compile", __file__, "--output", "out"], "is no .pt2 file"),
+        (["compile", __file__, "--output", "out"], "is no TFLite, ONNX"),
         (["run", "nowhere", "digit.npy"], "'nowhere' is no deployment"),
         (["report", "nowhere"], "'nowhere' is no deployment"),
     ],
@@ -157,3 +157,19 @@ def test_report_lists_layers_and_writes_a_trace(
     shown = capsys.readouterr().out
     assert "features.2.conv1.0" in shown and "lower bound" in shown
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+
+
+def test_convert_shows_what_a_model_contains(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mera(monkeypatch, "convert", model, "--output", tmp_path / "again.pt2") == 0
+    shown = capsys.readouterr().out
+    assert "pt2, quantized (int32, int8)" in shown and "aten.conv2d.default" in shown and "float32" in shown
+    assert mera(monkeypatch, "convert", tmp_path / "again.pt2", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["macs"] > 0 and [len(found[side]) for side in ("inputs", "outputs")] == [1, 1]
+    assert mera(monkeypatch, "convert", model, "--input", "x") == 1
+    assert "--input is NAME=SIZES[:DTYPE]" in capsys.readouterr().err
+    assert mera(monkeypatch, "convert", model, "--output", tmp_path / "no" / "folder.pt2") == 1
+    assert "cannot be written: No such file" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["again.pt2"]

@@ -210,16 +210,18 @@ WIDE_NETS = {
         %2 "mul" = mul(%0, %1)
         output %2
         """,
-    "movement": """
+    "movement": f"""
         tensor %0 "x" int8[4, 20, 10, 16]
         tensor %1 "pad" int8[4, 23, 11, 18]
         tensor %2 "up" int8[4, 46, 22, 18]
         tensor %3 "turned" int8[4, 22, 46, 18]
         tensor %4 "flat" int8[4, 1, 46, 396]
+        tensor %5 "rows" int32[1, 1, 1, 46] = list({", ".join(str(i // 2) for i in range(46))})
+        tensor %6 "columns" int32[1, 1, 1, 22] = list({", ".join(str(i // 2) for i in range(22))})
         input %0
-        %1 "pad" = pad(%0) {pad_top=1, pad_bottom=2, pad_left=1, pad_channel_after=2, value=3}
-        %2 "resize" = resize_nearest(%1) {scale_h=2, scale_w=2}
-        %3 "transpose" = transpose(%2) {perm_1=2, perm_2=1}
+        %1 "pad" = pad(%0) {{pad_top=1, pad_bottom=2, pad_left=1, pad_channel_after=2, value=3}}
+        %2 "resize" = resize_nearest(%1, %5, %6)
+        %3 "transpose" = transpose(%2) {{perm_1=2, perm_2=1}}
         %4 "reshape" = reshape(%3)
         output %4
         """.replace("[4, 1, 46, 396]", "[4, 22, 1, 828]"),

@@ -91,6 +91,29 @@ def test_vector(n: tuple[int, int, int, int], run: int, table: int) -> None:
     assert found.busy == math.prod(n) * math.ceil(run / W) + table * math.ceil(256 / W)
 
 
+@pytest.mark.parametrize(("oh", "ow", "run"), [(1, 1, 1), (3, 5, 16), (4, 4, 40)])
+@pytest.mark.parametrize("mode", [0, 1])
+@pytest.mark.parametrize("table", [0, 1])
+def test_resize(oh: int, ow: int, run: int, mode: int, table: int) -> None:
+    step, half = 64, 1 << 31
+    found = Timed(
+        f"vector0.resize mode={mode} lut={table} in_rows={oh} in_columns={ow} in_pitch={step * ow} in_step={step} "
+        f"run={run} y0={half} dy={half} x0={half} dx={half} oh={oh} ow={ow} out=65536 out_pitch={step * ow} "
+        f"out_step={step} table=196608"
+    )
+    formula = oh * ow * math.ceil(run / W) * (1 + mode) + table * math.ceil(256 / W)
+    assert formula <= found.busy <= formula + found.stats["bank_conflict_cycles"] + 1
+
+
+@pytest.mark.parametrize(("rows", "run"), [(1, 1), (1, 100), (16, 21), (40, 7)])
+def test_softmax(rows: int, run: int) -> None:
+    stride = -(-run // W) * W
+    found = Timed(f"vector0.softmax n0=1 n1={rows} run={run} a1={stride} o1={stride} out=65536 table=196608")
+    steps = math.ceil(run / W) + 2 * math.ceil(run / (W // 4))
+    formula = rows * steps + math.ceil(rows / W) * ARCH["RECIPROCAL_CYCLES"] + 1024 // W
+    assert formula <= found.busy <= formula + found.stats["bank_conflict_cycles"] + 1
+
+
 def test_vector_instructions_follow_each_other_at_once() -> None:
     found = Timed(vector(run=160, mode=1), vector(run=160, mode=1, out=4096))
     assert found.start[1] == found.end[0]

@@ -60,7 +60,7 @@ def test_a_deployment_has_its_own_platform(module: tuple[torch.nn.Module, torch.
 def test_wrong_arguments_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for path, stage, kind, message in (
-        (tmp_path / "binary", "isa", errors.InvalidModelError, "holds no DNA graph, program, .pt2 model or deployment"),
+        (tmp_path / "binary", "isa", errors.CorruptFileError, "is no TFLite, ONNX"),
         (tmp_path / "none", "isa", errors.MeraError, "cannot be read: No such file"),
         (tmp_path, "isa", errors.InvalidModelError, "is no deployment"),
         (tmp_path, "ias", errors.ConfigError, "did you mean 'isa'"),

@@ -72,7 +72,7 @@ def test_models(tmp_path: Path) -> None:
     fails(InvalidModelError, "example_inputs", models.PlainCnn(), None, tmp_path)
     other = tmp_path.parent / "not.pt2"
     other.write_bytes(b"nonsense")
-    fails(CorruptFileError, "no .pt2 file", other, None, tmp_path)
+    fails(CorruptFileError, "is no TFLite, ONNX", other, None, tmp_path)
     other.unlink()
 
 

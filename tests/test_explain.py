@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import models
 import pytest
 import torch
@@ -36,10 +38,22 @@ def test_converted_model_is_all_on_the_dna() -> None:
 
 
 def test_float_model() -> None:
-    result = mera_torch.explain(models.Residual().eval(), (torch.randn(1, 3, 16, 16),))
-    assert result.on_dna == 0 and result.regions == 0
+    data = torch.randn(1, 3, 16, 16)
+    result = mera_torch.explain(models.Residual().eval(), (data,))
+    assert result.regions == 1 and result.on_host == 0
+    (note,) = result.notes
+    assert "the model is float" in note and note in str(result)
+    assert result.rows == mera_torch.explain(quantized(models.Residual(), data), (data,)).rows
+
+
+def test_float_model_without_anything_to_quantize() -> None:
+    class Cumsum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.cumsum(1)
+
+    result = mera_torch.explain(Cumsum(), (torch.randn(1, 3),))
     ((reason, count),) = result.counts_by_reason().items()
-    assert "not quantized" in reason and "mera_torch.quantize" in reason and count == result.on_host
+    assert "not quantized" in reason and "mera_torch.quantize" in reason and count == result.on_host == 1
 
 
 class Mixed(nn.Module):
@@ -48,17 +62,17 @@ class Mixed(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.softmax(self.conv(x), 1)
+        return torch.cumsum(self.conv(x), 1)
 
 
 def test_host_operator_is_named_with_module_and_line() -> None:
     data = torch.randn(1, 3, 8, 8)
     result = mera_torch.explain(quantized(Mixed(), data), (data,))
-    row = next(row for row in result.rows if "softmax" in row.op)
+    row = next(row for row in result.rows if "cumsum" in row.op)
     assert row.where == "host" and "no DNA operator" in row.reason and "test_explain.py:" in row.source
     assert result.on_dna == 1
     text = str(result)
-    assert "aten.softmax" in text and "1 x aten.softmax" in text and "conv" in text
+    assert "aten.cumsum" in text and "1 x aten.cumsum" in text and "conv" in text
 
 
 def two_scales(x: Tensor) -> Tensor:
@@ -81,12 +95,17 @@ def transposed(x: Tensor) -> Tensor:
     return through_int8(F.conv_transpose2d(through_int8(x), torch.ones(3, 4, 2, 2)))
 
 
+def two_activations(x: Tensor) -> Tensor:
+    return through_int8(F.linear(through_int8(x)[0], through_int8(x * 2)[0, 0]))
+
+
 def alpha(x: Tensor) -> Tensor:
     return through_int8(torch.add(through_int8(x), through_int8(x * 2), alpha=2))
 
 
 BROKEN = [
-    (transposed, "transposed convolution has no DNA operator"),
+    (transposed, "weight must be a constant quantized to int8, got a constant in float"),
+    (two_activations, "weight must be a constant quantized to int8, got"),
     (float_weight, "weight must be a constant quantized"),
     (alpha, "alpha must be 1, got 2"),
     (two_dtypes, "quantized to int8"),
@@ -123,3 +142,81 @@ def test_every_constraint_is_a_sentence_with_its_value() -> None:
     assert len(CONSTRAINTS) > 10
     for name, sentence in CONSTRAINTS.items():
         assert len(sentence) > 20 and "{" in sentence, name
+
+
+class Island(nn.Module):
+    """A host operator between convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.cumsum(self.first(x), 2))
+
+
+def test_share_of_macs_and_cost_of_the_round_trip() -> None:
+    data = torch.randn(1, 3, 10, 10)
+    result = mera_torch.explain(quantized(Island(), data), (data,))
+    rows = {row.op: row for row in result.rows}
+    first, second = (row for row in result.rows if "conv" in row.op)
+    assert (first.macs, second.macs) == (8 * 8 * 4 * 27, 8 * 8 * 8 * 4)
+    assert result.macs == first.macs + second.macs and result.macs_on_dna == 1
+    assert result.share(first) == pytest.approx(first.macs / result.macs)
+    host = rows["aten.cumsum.default"]
+    assert host.where == "host" and host.border_bytes == 2 * 4 * 8 * 8  # int8, there and back
+    machine = result.platform
+    transfer = host.border_bytes / machine.dram_bytes_per_cycle
+    assert host.cycles == pytest.approx(transfer + 2 * machine.dram_latency_cycles, abs=1)
+    assert all(row.border_bytes == 0 for row in result.rows if row is not host)
+    assert "512 B" in str(result) and "100.0% of" in result.summary()
+
+
+def test_host_operators_count_among_the_macs() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return float_weight(x)
+
+    result = mera_torch.explain(Model(), (torch.randn(1, 3, 10, 10),))
+    assert result.macs == 9 * 9 * 4 * 12 and result.macs_on_dna == 0
+
+
+def test_json_form() -> None:
+    data = torch.randn(1, 3, 8, 8)
+    found = json.loads(json.dumps(mera_torch.explain(quantized(Mixed(), data), (data,)).to_dict()))
+    assert found["operators_on_dna"] == 1 and found["regions"] == 1 and found["platform"] == "SAKURA_1"
+    row = next(row for row in found["rows"] if row["where"] == "host")
+    assert row["reason"] == "aten.cumsum.default has no DNA operator" and row["macs_share"] == 0
+    assert sum(row["macs_share"] for row in found["rows"]) == pytest.approx(1)
+
+
+HINTED = [
+    (float_weight, "quantize the weights"),
+    (two_activations, "frozen"),
+    (two_dtypes, "8 bits"),
+    (alpha, "multiply the second operand"),
+    (both_broadcast, "expand"),
+    (two_scales, "scale and zero point of its input"),
+    (lambda x: torch.sigmoid(through_int8(x)), "quantize its result"),
+    (lambda x: through_int8(through_int8(x) @ through_int8(x)), "two activations"),
+]
+
+
+@pytest.mark.parametrize(("function", "hint"), HINTED)
+def test_hint(function: object, hint: str) -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)  # type: ignore[operator, no-any-return]
+
+    result = mera_torch.explain(Model(), (torch.randn(1, 3, 6, 6),))
+    assert any(hint in found for found in result.hints()), str(result)
+
+
+def test_hint_for_a_result_with_two_consumers() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor, w: Tensor) -> Tensor:
+            y = through_int8(x) + through_int8(w)
+            return through_int8(torch.relu(y)) + through_int8(y)
+
+    result = mera_torch.explain(Model(), (torch.randn(1, 3, 6, 6), torch.randn(1, 3, 6, 6)))
+    assert any("two consumers" in hint for hint in result.hints()), str(result)

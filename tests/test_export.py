@@ -201,7 +201,7 @@ def test_host_operators_run_in_place(tmp_path: Path) -> None:
     model = quantized(HostInTheMiddle(), data)
     result = mera_torch.export(model, (data,), tmp_path / "d")
     assert len(result.regions) == 2
-    assert any("softmax" in name for name in result.host_operators)
+    assert any("cumsum" in name for name in result.host_operators)
     with torch.no_grad():
         wanted = model(data)
     for runner in (result.get_runner(), mera_torch.load(tmp_path / "d").get_runner("InterpreterHw")):

@@ -122,6 +122,9 @@ SANDWICHES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "mean of channels": (lambda a: a.mean(1, keepdim=True), (x(2, 5, 8, 9),)),
     "mean of the last": (lambda a: a.mean(-1), (x(2, 5, 8),)),
     "mean of all": (lambda a: a.mean(), (x(2, 5, 8, 9),)),
+    "sum": (lambda a: a.sum((2, 3)), (x(2, 5, 8, 9),)),
+    "sum of channels": (lambda a: a.sum(1, keepdim=True), (x(2, 5, 8, 9),)),
+    "sum of all": (lambda a: a.sum(), (x(2, 5, 8, 9),)),
     "avg pool, other scale": (lambda a: F.avg_pool2d(a, 3, 2, 1), (x(1, 3, 9, 9),)),
     "avg pool, divisor": (lambda a: F.avg_pool2d(a, 2, divisor_override=3), (x(1, 3, 8, 8),)),
     "max pool, other scale": (lambda a: F.max_pool2d(a, 2), (x(1, 3, 8, 8),)),
@@ -445,3 +448,25 @@ def test_moves_bring_axes_into_order(count: int) -> None:
         for begin, middle, end in moves(order):
             current[begin:end] = current[middle:end] + current[begin:middle]
         assert tuple(current) == order
+
+
+@pytest.mark.parametrize("sizes", [(1, 3, 1, 1), (1, 1, 1, 7), (5, 7), (1, 1, 1, 1)], ids=str)
+@pytest.mark.parametrize("op", ["add", "sub", "mul"])
+def test_a_quantized_constant_operand_stays_what_it_is(op: str, sizes: tuple[int, ...]) -> None:
+    """Its int8 values and one scale go to the DNA's elementwise operator; a float one may become a convolution."""
+    q = torch.ops.quantized_decomposed
+
+    class Binary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("held", torch.randint(-128, 128, sizes, dtype=torch.int8))
+
+        def forward(self, a: Tensor) -> Tensor:
+            b = q.dequantize_per_tensor(self.held, 0.013, -9, -128, 127, torch.int8)
+            return requantized(getattr(torch, op)(requantized(a, 0.02, 5), b), 0.03, 4)
+
+    module, data = Binary(), x(2, 3, 5, 7)
+    result = built(module, data)
+    graph = result.regions[0].graph
+    assert op in [node.op for node in graph.nodes] and "conv2d" not in [node.op for node in graph.nodes]
+    assert (run(result, data)[0] - module(data)).abs().max() <= 0.0301

@@ -207,7 +207,7 @@ def test_wrong_assembly_is_refused_with_its_reason(program: Program, old: str, n
 
 HEAD = 'platform "m" 2 64 500 1073741824 8 0 64 50\nmemory 0 1099511627\ninput "x" 64 64\ncode\n'
 ADDRESSES = ("dram", "sram", "in", "w", "param", "out", "res", "table", "a", "b")
-COUNTS = ("run", "n0", "n1", "n2", "n3", "oh", "ow", "kh", "kw", "channels", "co")
+COUNTS = ("in_columns", "run", "n0", "n1", "n2", "n3", "oh", "ow", "kh", "kw", "channels", "co")
 QUEUES = {
     "sync": "vector1",
     "load": "load",
@@ -215,6 +215,8 @@ QUEUES = {
     "conv": "array1",
     "window": "window0",
     "vector": "vector1",
+    "resize": "vector1",
+    "softmax": "vector1",
 }
 
 
@@ -247,6 +249,8 @@ def instruction(draw: Callable, op: str) -> str:
     for low, high in (("low", "high"), ("add_low", "add_high")):
         if low in values:
             values[low], values[high] = sorted((values[low], values[high]))
+    if op == "resize":
+        values["in_rows"] = 1
     if op == "vector":
         values["mode"] %= 4
         values["neg_b"] = values["neg_b"] & ~values["neg_a"]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import models
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
+import mera_torch
 from mera_torch.errors import CalibrationError, ConfigError, InvalidModelError, UnsupportedError
 from mera_torch.quant import MeraQuantizer, QuantConfig, calibrate, convert, quantize
 from mera_torch.quant import operators as ops
@@ -466,3 +468,67 @@ def test_digit_cnn_keeps_its_accuracy() -> None:
             x, y = digits.images[i : i + 50], digits.labels[i : i + 50]
             lost += int((model(x).argmax(1) == y).sum()) - int((quantized(x).argmax(1) == y).sum())
     assert lost <= 1
+
+
+class _Prelu(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.prelu = nn.Conv2d(3, 6, 3), nn.PReLU(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.prelu(self.conv(x))
+
+
+class _Product(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.randn(8, 5)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.b, x @ self.w @ self.w.t(), self.w)
+
+
+class _Function(nn.Module):
+    def __init__(self, function: Callable[..., Tensor], channels: int = 4) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, channels, 3), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.function(self.conv(x)))
+
+
+WHOLE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "transposed": (nn.ConvTranspose2d(6, 4, 4, 2, 1), (1, 6, 5, 6)),
+    "transposed, relu": (nn.Sequential(nn.ConvTranspose2d(6, 4, 3, (3, 2), 1, (2, 1)), nn.ReLU()), (2, 6, 4, 5)),
+    "transposed, grouped": (nn.ConvTranspose2d(6, 4, 3, 2, groups=2), (1, 6, 5, 6)),
+    "transposed, depthwise": (nn.ConvTranspose2d(6, 6, 4, 2, 1, groups=6), (1, 6, 5, 6)),
+    "transposed, 1d": (nn.ConvTranspose1d(6, 4, 4, 2, 1, bias=False), (2, 6, 7)),
+    "transposed, batch norm": (nn.Sequential(nn.ConvTranspose2d(6, 4, 2, 2), nn.BatchNorm2d(4)), (1, 6, 5, 6)),
+    "conv1d": (nn.Conv1d(6, 4, 3, padding=1), (2, 6, 7)),
+    "conv1d, same": (nn.Conv1d(6, 4, 4, padding="same"), (2, 6, 7)),
+    "prelu": (_Prelu(), (1, 3, 7, 8)),
+    "products": (_Product(), (3, 8)),
+    "maximum": (_Function(lambda y: torch.maximum(y[:, :2], y[:, 2:])), (1, 3, 7, 8)),
+    "minimum": (_Function(lambda y: torch.minimum(y[:, :2], y[:, 2:])), (1, 3, 7, 8)),
+    "amax": (_Function(lambda y: y.amax((2, 3))), (1, 3, 7, 8)),
+    "mean of channels": (_Function(lambda y: y.mean(1)), (1, 3, 7, 8)),
+    "reflect": (_Function(lambda y: F.pad(y, (1, 1, 2, 0), mode="reflect")), (1, 3, 7, 8)),
+    "flip": (_Function(lambda y: y.flip(3)), (1, 3, 7, 8)),
+    "roll": (_Function(lambda y: y.roll(2, 2)), (1, 3, 7, 8)),
+    "index": (_Function(lambda y: y[:, [2, 0, 3]]), (1, 3, 7, 8)),
+    "repeat": (_Function(lambda y: y.repeat(1, 2, 1, 1)), (1, 3, 7, 8)),
+    "stack": (_Function(lambda y: torch.stack([y[:, :2], y[:, 2:]], 2).flatten(1, 2)), (1, 3, 7, 8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_operator_is_quantized_and_runs_whole_on_the_dna(name: str) -> None:
+    torch.manual_seed(0)
+    module, shape = WHOLE[name]
+    data = torch.randn(shape)
+    converted = mera_torch.quantize(module.eval(), (data,), [(data,)], progress=False)
+    explanation = mera_torch.explain(converted, (data,))
+    assert explanation.regions == 1 and explanation.on_host == 0, str(explanation)
+    with torch.no_grad():
+        wanted, found = module(data), converted(data)
+    assert (wanted - found).abs().max() <= 0.05 * wanted.abs().max()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,35 @@ def test_damaged_cache_is_fetched_again(
     (cache / "thing-1.0.zip").write_bytes(original.read_bytes()[:-5])
     client(monkeypatch, lambda folder: (folder / "thing.whl").write_bytes(original.read_bytes()))  # type: ignore[arg-type, return-value]
     assert zoo.read("thing", "package/file.txt") == b"hello"
+
+
+def test_members_of_zip_files_in_the_archive(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    inner = wheel(tmp_path / "inner.zip", "within")
+    with zipfile.ZipFile(cache / "thing-1.0.zip", "w") as archive:
+        archive.write(inner, "data/inner.zip")
+    pinned(monkeypatch, hashlib.sha256((cache / "thing-1.0.zip").read_bytes()).hexdigest())
+    assert zoo.read("thing", "data/inner.zip!package/file.txt") == b"within"
+    with pytest.raises(zoo.ZooError, match="no-such"):
+        zoo.read("thing", "data/inner.zip!no-such")
+
+
+def test_source_archives_and_wheels_of_one_platform(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    original = tmp_path_factory.mktemp("registry") / "thing-1.0.tar.gz"
+    with tarfile.open(original, "w:gz") as tarball:
+        tarball.add(__file__, "thing-1.0/file.txt")
+    digest = hashlib.sha256(original.read_bytes()).hexdigest()
+    source = zoo.Artifact("pypi", "thing", "1.0", digest, "a thing", kind="source")
+    monkeypatch.setitem(zoo.ARTIFACTS, "thing", source)
+    client(monkeypatch, lambda folder: (folder / original.name).write_bytes(original.read_bytes()))  # type: ignore[arg-type, return-value]
+    assert zoo.read("thing", "thing-1.0/file.txt") == Path(__file__).read_bytes()
+    assert [path.name for path in cache.iterdir()] == ["thing-1.0.tgz"]
+    assert "--no-binary=thing" in zoo._pip(source, cache) and "--only-binary=:all:" not in zoo._pip(source, cache)
+    tagged = zoo.Artifact("pypi", "thing", "1.0", digest, "a thing", tags=("311", "cp311", "manylinux2014_x86_64"))
+    command = " ".join(zoo._pip(tagged, cache))
+    assert "--only-binary=:all:" in command
+    assert "--python-version 311 --abi cp311 --platform manylinux2014_x86_64" in command
 
 
 def test_other_bytes_are_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,9 +111,12 @@ def torch_operators() -> str:
     from mera_torch.ops import FOLDS
     from mera_torch.ops.common import op_name
     from mera_torch.passes.sink_dequantize import MOVES
+    from mera_torch.passes.spellings import RULES
 
     rows = [(f"`{op_name(target)}`", "on its quantized result") for target in FOLDS]
     rows += [(f"`{op_name(target)}`", "moves to int8") for target in MOVES if target not in FOLDS]
+    others = set(RULES) - set(FOLDS) - set(MOVES)
+    rows += [(f"`{op_name(target)}`", "spelled with others, or dropped") for target in others]
     return table(("operator of PyTorch", "how"), sorted(rows))
 
 

@@ -17,7 +17,8 @@ typedef struct conv {
     int64_t rows, columns;
     const int32_t *bias, *multiplier; /* bias has -zero_point * sum(weights) in it */
     const int8_t *shift;
-    uint8_t *weights; /* packed, group after group; depthwise: [taps][channels] */
+    const double *factor; /* instead of multiplier and shift if float64_rescale, else NULL */
+    uint8_t *weights;     /* packed, group after group; depthwise: [taps][channels] */
     int64_t group_bytes;
 } conv;
 
@@ -42,6 +43,7 @@ static mera_status check(const mera_graph *graph, const graph_node *node)
     TRY(check_attrs(graph, node, ATTR_CONV2D_pad_top, ATTR_CONV2D_pad_right, 0, 65535));
     TRY(check_attrs(graph, node, ATTR_CONV2D_dilation_h, ATTR_CONV2D_dilation_w, 1, 65535));
     TRY(check_clamp(graph, node, ATTR_CONV2D_clamp_min));
+    TRY(check_attrs(graph, node, ATTR_CONV2D_float64_rescale, ATTR_CONV2D_float64_rescale, 0, 1));
     const graph_tensor *x = node_input(graph, node, 0), *w = node_input(graph, node, 1), *b = node_input(graph, node, 2);
     const int64_t groups = node->attrs[ATTR_CONV2D_groups], outputs = w->shape[0];
     if (groups < 1 || x->shape[3] % groups || outputs % groups)
@@ -149,20 +151,23 @@ static mera_status prepare(op_plan *plan, arena *memory)
     int32_t *bias = arena_array(memory, (size_t)c->outputs, sizeof *bias);
     int32_t *multiplier = arena_array(memory, (size_t)c->outputs, sizeof *multiplier);
     int8_t *shift = arena_array(memory, (size_t)c->outputs, sizeof *shift);
+    const bool wide = node->attrs[ATTR_CONV2D_float64_rescale] != 0;
+    double *factor = wide ? arena_array(memory, (size_t)c->outputs, sizeof *factor) : NULL;
     c->weights =
         arena_array(memory, (size_t)(c->depthwise ? 1 : c->groups), (size_t)(c->depthwise ? w->bytes : c->group_bytes));
-    if (!bias || !multiplier || !shift || !c->weights) return out_of_memory(ctx);
-    c->bias = bias, c->multiplier = multiplier, c->shift = shift;
+    if (!bias || !multiplier || !shift || (wide && !factor) || !c->weights) return out_of_memory(ctx);
+    c->bias = bias, c->multiplier = multiplier, c->shift = shift, c->factor = factor;
 
     const int8_t *weights = w->data;
     for (int64_t o = 0; o < c->outputs; o++) {
         uint32_t sum = 0;
         for (int64_t d = 0; d < c->depth; d++) sum += (uint32_t)(int32_t)weights[o * c->depth + d];
         bias[o] = (int32_t)((uint32_t)((const int32_t *)b->data)[o] - (uint32_t)x->zero_point[0] * sum);
-        const double w_scale = (double)w->scale[w->scale_count == 1 ? 0 : o];
-        const rescale r = rescale_from_real((double)x->scale[0] * w_scale / (double)y->scale[0]);
+        const double real = conv_factor(x->scale[0], w->scale[w->scale_count == 1 ? 0 : o], y->scale[0]);
+        const rescale r = rescale_from_real(real);
         multiplier[o] = r.multiplier;
         shift[o] = (int8_t)r.shift;
+        if (factor) factor[o] = real;
     }
     if (c->depthwise) {
         plan->tasks = x->shape[0] * c->out_height;
@@ -182,6 +187,16 @@ static mera_status prepare(op_plan *plan, arena *memory)
 }
 
 /* ---- running ---- */
+
+/* Accumulators of channels [channel, channel + n) of one pixel become its output. */
+static void requantize(const op_run *r, const conv *c, int64_t channel, int64_t n, const int32_t *acc, int8_t *y)
+{
+    if (c->factor)
+        requantize_float64(n, acc, c->bias + channel, c->factor + channel, c->zero_point, c->low, c->high, y);
+    else
+        r->plan->kernels->requantize(n, acc, c->bias + channel, c->multiplier + channel, c->shift + channel, c->zero_point,
+                                     c->low, c->high, y);
+}
 
 /* One pixel's window of one group as a row of the matrix. */
 static void gather_window(const conv *c, const int8_t *image, int64_t top, int64_t left, int64_t first_channel, int8_t *row)
@@ -233,8 +248,7 @@ static void matrix_task(const op_run *r, const conv *c, int64_t task, uint8_t *s
         c->weights + group * c->group_bytes + column / GEMM_PANEL * k->packed_bytes(GEMM_PANEL, c->depth);
     k->gemm_packed(rows, columns, c->depth, a, lda, weights, acc, columns);
     for (int64_t i = 0; i < rows; i++)
-        k->requantize(columns, acc + i * columns, c->bias + channel, c->multiplier + channel, c->shift + channel,
-                      c->zero_point, c->low, c->high, r->out + (first + i) * c->outputs + channel);
+        requantize(r, c, channel, columns, acc + i * columns, r->out + (first + i) * c->outputs + channel);
 }
 
 static void depthwise_line(const op_run *r, const conv *c, int64_t line, uint8_t *scratch)
@@ -256,8 +270,7 @@ static void depthwise_line(const op_run *r, const conv *c, int64_t line, uint8_t
                 tap[kh * c->kernel_w + kw] = inside ? image + (h * c->width + w) * c->channels : padding;
             }
         k->depthwise_s8(c->channels, taps, tap, (const int8_t *)c->weights, c->channels, acc);
-        k->requantize(c->channels, acc, c->bias, c->multiplier, c->shift, c->zero_point, c->low, c->high,
-                      r->out + (line * c->out_width + column) * c->channels);
+        requantize(r, c, 0, c->channels, acc, r->out + (line * c->out_width + column) * c->channels);
     }
 }
 

@@ -109,7 +109,7 @@ static elementwise elementwise_of(const op_plan *plan)
         .low = (int32_t)node->attrs[0],
         .high = (int32_t)node->attrs[1],
         .add = add_rescale_from_scales(a->scale[0], b->scale[0], y->scale[0]),
-        .mul = rescale_from_real((double)a->scale[0] * (double)b->scale[0] / (double)y->scale[0]),
+        .mul = mul_rescale(a->scale[0], b->scale[0], y->scale[0]),
     };
 }
 

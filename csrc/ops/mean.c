@@ -1,10 +1,11 @@
-/* mean.c: the average over an image. */
+/* mean.c: the average or the sum over an image. */
 #include "../ops.h"
 
 static mera_status check(const mera_graph *graph, const graph_node *node)
 {
     TRY(check_activation(graph, node, 0));
     TRY(check_clamp(graph, node, ATTR_MEAN_clamp_min));
+    TRY(check_attrs(graph, node, ATTR_MEAN_sum, ATTR_MEAN_sum, 0, 1));
     const int64_t *x = node_input(graph, node, 0)->shape;
     return check_output_shape(graph, node, (int64_t[4]){x[0], 1, 1, x[3]});
 }
@@ -22,7 +23,7 @@ static void run(const op_run *r, int64_t task, uint8_t *scratch)
     const graph_node *node = r->plan->node;
     const graph_tensor *x = node_input(r->plan->graph, node, 0), *y = node_output(r->plan->graph, node);
     const int64_t channels = x->shape[3], pixels = x->shape[1] * x->shape[2];
-    const rescale scale = rescale_from_real((double)x->scale[0] / ((double)y->scale[0] * (double)pixels));
+    const rescale scale = mean_rescale(x->scale[0], y->scale[0], node->attrs[ATTR_MEAN_sum] ? 1 : pixels);
     const int32_t shift = (int32_t)((uint32_t)pixels * (uint32_t)x->zero_point[0]);
     const int32_t low = (int32_t)node->attrs[ATTR_MEAN_clamp_min], high = (int32_t)node->attrs[ATTR_MEAN_clamp_max];
     uint32_t *sum = (uint32_t *)(void *)scratch;

@@ -1,4 +1,4 @@
-/* movement.c: the operators that only move bytes: concat, pad, slice, reshape, transpose, resize_nearest. */
+/* movement.c: the operators that only move bytes: concat, pad, slice, reshape, transpose. */
 #include <inttypes.h>
 
 #include "../ops.h"
@@ -99,11 +99,11 @@ static void reshape_run(const op_run *r, int64_t task, uint8_t *scratch)
 
 const op_impl reshape_impl = {reshape_check, NULL, reshape_run};
 
-/* ---- slice, transpose, resize_nearest: y[i0, i1, i2, i3] = x at the sum of four offsets ---- */
+/* ---- slice, transpose: y[i0, i1, i2, i3] = x at the sum of four offsets ---- */
 
-/* y's element [i] is x[base + sum(i[d] / repeat[d] * stride[d])]; only rows and columns repeat. */
+/* y's element [i] is x[base + sum(i[d] * stride[d])]. */
 typedef struct gather {
-    int64_t base, stride[4], repeat[4];
+    int64_t base, stride[4];
 } gather;
 
 /* A task is one row, [i0, i1]. */
@@ -118,10 +118,10 @@ static mera_status gather_prepare(op_plan *plan, arena *memory)
 static void gather_row(const op_run *r, const gather *g, int64_t row)
 {
     const int64_t *y = output_of(r)->shape;
-    const int8_t *line = r->in[0] + g->base + row / y[1] * g->stride[0] + row % y[1] / g->repeat[1] * g->stride[1];
+    const int8_t *line = r->in[0] + g->base + row / y[1] * g->stride[0] + row % y[1] * g->stride[1];
     int8_t *to = r->out + row * y[2] * y[3];
     for (int64_t w = 0; w < y[2]; w++, to += y[3]) {
-        const int8_t *from = line + w / g->repeat[2] * g->stride[2];
+        const int8_t *from = line + w * g->stride[2];
         if (g->stride[3] == 1)
             memcpy(to, from, (size_t)y[3]);
         else
@@ -129,7 +129,7 @@ static void gather_row(const op_run *r, const gather *g, int64_t row)
     }
 }
 
-static gather gather_of(const int64_t *x) { return (gather){0, {x[1] * x[2] * x[3], x[2] * x[3], x[3], 1}, {1, 1, 1, 1}}; }
+static gather gather_of(const int64_t *x) { return (gather){0, {x[1] * x[2] * x[3], x[2] * x[3], x[3], 1}}; }
 
 static mera_status slice_check(const mera_graph *graph, const graph_node *node)
 {
@@ -189,23 +189,3 @@ static void transpose_run(const op_run *r, int64_t task, uint8_t *scratch)
 }
 
 const op_impl transpose_impl = {transpose_check, gather_prepare, transpose_run};
-
-static mera_status resize_nearest_check(const mera_graph *graph, const graph_node *node)
-{
-    TRY(check_same_quantization(graph, node, 0));
-    TRY(check_attrs(graph, node, ATTR_RESIZE_NEAREST_scale_h, ATTR_RESIZE_NEAREST_scale_w, 1, MAX_EXTENT));
-    const int64_t *x = node_input(graph, node, 0)->shape, *a = node->attrs;
-    return check_output_shape(
-        graph, node, (int64_t[4]){x[0], x[1] * a[ATTR_RESIZE_NEAREST_scale_h], x[2] * a[ATTR_RESIZE_NEAREST_scale_w], x[3]});
-}
-
-static void resize_nearest_run(const op_run *r, int64_t task, uint8_t *scratch)
-{
-    (void)scratch;
-    gather g = gather_of(input_of(r, 0)->shape);
-    g.repeat[1] = r->plan->node->attrs[ATTR_RESIZE_NEAREST_scale_h];
-    g.repeat[2] = r->plan->node->attrs[ATTR_RESIZE_NEAREST_scale_w];
-    gather_row(r, &g, task);
-}
-
-const op_impl resize_nearest_impl = {resize_nearest_check, gather_prepare, resize_nearest_run};

@@ -119,7 +119,7 @@ static void spoil_encoding(compiler *c, const mera_program *program, tally *t)
         instr *x = &c->code.at[i];
         for (int f = 0; f < isa_table(x->opcode)->field_count; f++) {
             const int64_t kept = x->f[f];
-            x->f[f] = (int64_t)1 << 50; /* no field has so many bits */
+            x->f[f] = (int64_t)1 << 62; /* no field has so many bits */
             t->tried++;
             t->refused += check_encoding(c, program) != MERA_OK;
             x->f[f] = kept;

@@ -1,9 +1,8 @@
-"""What the user gives (a converted PT2E module, an ExportedProgram, a .pt2 file) as one flat functional FX graph."""
+"""What the user gives (a converted PT2E module, an imported model, an ExportedProgram) as one flat FX graph."""
 
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from ..errors import CorruptFileError, InvalidModelError, MeraError, UnsupportedError
+from ..errors import InvalidModelError, MeraError, UnsupportedError
+from ..library import NAMESPACES
 
 INPUT_DTYPES = frozenset({
     torch.float32, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool,
@@ -49,13 +49,11 @@ class Captured:
 
 def capture(model: Any, example_inputs: Sequence[Any] | None) -> Captured:
     """The model as one graph. Raises MeraError if the model cannot be captured, InvalidModelError if it is none."""
-    if isinstance(model, str | os.PathLike):
-        model = load_exported(model)
     if isinstance(model, ExportedProgram):
         return from_exported(model)
     if not isinstance(model, torch.nn.Module):
         raise InvalidModelError(
-            f"model must be an nn.Module, an ExportedProgram or the path of a .pt2 file, got {type(model).__name__}"
+            f"model must be an nn.Module, an ExportedProgram or the path of a model file, got {type(model).__name__}"
         )
     if example_inputs is None:
         raise InvalidModelError("example_inputs are needed to capture a module: a tuple of tensors")
@@ -86,7 +84,7 @@ def _is_flat(node: fx.Node) -> bool:
     target: Any = node.target
     if target is operator.getitem:
         return True
-    known = isinstance(target, torch._ops.OpOverload) and target.namespace in ("aten", "quantized_decomposed")
+    known = isinstance(target, torch._ops.OpOverload) and target.namespace in NAMESPACES
     return known and not target._schema.is_mutable and "sym_" not in str(target)
 
 
@@ -139,16 +137,6 @@ class _Shapes:
             raise InvalidModelError(
                 f"node {node.name} ({target}) does not take the shapes of example_inputs: {error}"
             ) from error
-
-
-def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
-    """Reads a file that torch.export.save wrote. Raises InvalidModelError (no such file), CorruptFileError."""
-    if not os.path.isfile(path):
-        raise InvalidModelError(f"model file {os.fspath(path)!r} does not exist")
-    try:
-        return torch.export.load(os.fspath(path))
-    except Exception as error:
-        raise CorruptFileError(f"{os.fspath(path)!r} is no .pt2 file of torch.export: {error}") from error
 
 
 def from_exported(program: ExportedProgram) -> Captured:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..ops.common import args_of, is_call, shape
+from ..ops.common import args_of, is_call, kwargs_of, shape
+from ..ops.movement import MOVEMENT
 from .layout import Axes, Layout
 
 Shape4 = tuple[int, int, int, int]
@@ -46,25 +47,72 @@ def form_of(result: tuple[int, ...], groups: Groups) -> Form:
     return Form((extents[0], extents[1], extents[2], extents[3]), Layout.of(result, tuple(order)))
 
 
+PASSING = frozenset({"lut", "add", "sub", "mul", "pad", "concat"})
+"""Quantized operators that take their dimensions in any order and give them in the same."""
+
+
 def form_of_input(node: fx.Node, region: set[fx.Node]) -> Form:
-    """How an input should lie in memory: as its first reader wants it, looking through permutations."""
+    """How an input should lie in memory: as the nearest reader that cares wants it, looking through others."""
     sizes = shape(node)
-    order = list(range(len(sizes)))  # PyTorch dimension of `node` that each dimension of `current` is
-    current, wanted = node, None
-    while wanted is None:
-        readers = [user for user in current.users if user in region]
-        if not readers:
-            break
-        user = readers[0]
-        if is_call(user, torch.ops.aten.permute.default):
-            order = [order[d] for d in args_of(user)[1]]
-            current = user
-            continue
-        rows = getattr(user.target, "__name__", "") == "linear" or is_call(user, torch.ops.aten.reshape.default)
-        wanted = order if rows or len(order) != 4 else [order[0], order[2], order[3], order[1]]
-    wanted = wanted or order
-    dims = [d for d in wanted if sizes[d] != 1] if len(sizes) > 4 else wanted
-    if len(dims) <= 4:
-        return form_of(sizes, spread(dims))
-    total = math.prod(sizes)
-    return Form((1, 1, 1, total), Layout.of(sizes, tuple(wanted)))
+    seen, queue = {node}, [(node, Layout.of(sizes))]
+    for current, layout in queue:
+        for user in current.users:
+            if user not in region or user in seen:
+                continue
+            seen.add(user)
+            order = _wanted(user, current)
+            if order is not None:
+                return _stored(sizes, layout, order)
+            after = _through(user, layout)
+            if after is not None:
+                queue.append((user, after))
+    return _stored(sizes, Layout.of(sizes), (0, 2, 3, 1) if len(sizes) == 4 else tuple(range(len(sizes))))
+
+
+def _wanted(user: fx.Node, x: fx.Node) -> Axes | None:
+    """The order of x's dimensions in memory that suits `user`, or None if any does or another operator decides."""
+    name, rank = getattr(user.target, "__name__", ""), len(shape(x))
+    natural = tuple(range(rank))
+    if user.target in MOVEMENT or name in PASSING:
+        return None
+    if "dims" in kwargs_of(user):  # reductions: what is kept but for the first dimension lies inmost
+        reduced: Any = kwargs_of(user)["dims"]
+        first = (0,) if rank > 1 and 0 not in reduced else ()
+        return (*first, *reduced, *(d for d in natural if d not in first and d not in reduced))
+    return (0, 2, 3, 1) if rank == 4 and name != "linear" else natural
+
+
+def _through(user: fx.Node, layout: Layout) -> Layout | None:
+    """The layout of user's result if that of its input is `layout`; None if that cannot be told."""
+    if is_call(user, torch.ops.aten.permute.default):
+        order: Any = args_of(user)[1]
+        return layout.permuted(tuple(order))
+    if is_call(user, torch.ops.aten.reshape.default):
+        source = args_of(user)[0]
+        return layout.reshaped(shape(user)) if layout.shape == shape(source) else None
+    return layout if len(shape(user)) == len(layout.dims) else None
+
+
+def _stored(sizes: tuple[int, ...], layout: Layout, order: Axes) -> Form:
+    """The form of an input of shape `sizes` that, moved, is a value of `layout` whose dimensions should lie in memory
+    in `order`."""
+    axes = tuple(axis for d in order for axis in layout.dims[d])
+    rest = tuple(axis for axis in range(len(layout.sizes)) if axis not in axes)  # of dimensions that were cut to 1
+    whole = Layout(layout.sizes, split_by(sizes, layout.sizes)).reordered(rest + axes)
+    groups = [math.prod(layout.sizes[a] for a in layout.dims[d]) for d in order]
+    if rest or len(groups) > 4:
+        return Form((1, 1, 1, math.prod(sizes)), whole)
+    extents = [math.prod(groups[d] for d in group) for group in spread(range(len(groups)))]
+    return Form((extents[0], extents[1], extents[2], extents[3]), whole)
+
+
+def split_by(sizes: tuple[int, ...], axes: tuple[int, ...]) -> tuple[Axes, ...]:
+    """Which of the storage axes, of extents `axes` and in PyTorch's order, each dimension is the product of."""
+    dims, axis = [], 0
+    for size in sizes:
+        first = axis
+        while size > 1:
+            size //= axes[axis]
+            axis += 1
+        dims.append(tuple(range(first, axis)))
+    return tuple(dims)

@@ -1,7 +1,7 @@
 """What runs outside the DNA, and in which order: a straight list of steps that a deployment stores as JSON.
 
-Only operators of torch.ops.aten and torch.ops.quantized_decomposed, and getitem, can be stored: loading a deployment
-runs no code of its own.
+Only operators of the namespaces of library.py, and getitem, can be stored: loading a deployment runs no code of its
+own.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import fx
 
 from ..errors import UnsupportedError
+from ..library import NAMESPACES
 
-NAMESPACES = ("aten", "quantized_decomposed")
 FORBIDDEN = ("from_file", "_print", "_assert", "save", "load")
 
 

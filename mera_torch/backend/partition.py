@@ -12,11 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from ..ops.common import aten
+from ..ops.movement import MOVEMENT
 from ..ops.registry import QUANTIZED
-
-MOVEMENT = frozenset({aten.reshape.default, aten.permute.default, aten.slice.Tensor})
-"""int8 operators that run on either side."""
 
 
 @dataclass

@@ -54,7 +54,7 @@ class Lowering:
         self.values: dict[fx.Node, Value] = {}
         self.inputs: list[Border] = []
         self.outputs: list[Border] = []
-        self.counts = {"transpose": 0, "reshape": 0}
+        self.counts = {"transpose": 0, "permutation": 0, "reshape": 0}
         self._node: fx.Node | None = None
         self._forms: dict[tuple[int, Axes, Shape4], Value] = {}
         self._names: dict[str, int] = {}
@@ -124,8 +124,8 @@ class Lowering:
         bias = self.constant(args_of(node)[2]).reshape(1, 1, 1, -1).contiguous()
         return [w, self.graph.constant(self._unique(f"{name}.bias"), bias.numpy())]
 
-    def table(self, table: torch.Tensor, name: str) -> int:
-        return self.graph.constant(self._unique(f"{name}.table"), table.reshape(1, 1, 1, 256).contiguous().numpy())
+    def table(self, table: torch.Tensor, name: str, kind: str = "table") -> int:
+        return self.graph.constant(self._unique(f"{name}.{kind}"), table.reshape(1, 1, 1, -1).contiguous().numpy())
 
     def rows(self, node: Any) -> tuple[int, Form, list[int], list[int]]:
         """The tensor as rows of its last dimension: (tensor, form, sizes, order).
@@ -175,10 +175,24 @@ class Lowering:
         dims = tuple(tuple(position[a] for a in axes if a not in gone) for axes in layout.dims)
         return value.tensor, Layout(tuple(layout.sizes[a] for a in [*before, *after]), dims)
 
-    def by_dimension(self, node: Any, result: tuple[int, ...]) -> tuple[int, dict[int, int], Form]:
-        """The tensor with each PyTorch dimension in a DNA dimension of its own: (tensor, DNA dimension of each, form of
-        a result of shape `result` in the same order)."""
-        groups = self._groups(node, [d for d, size in enumerate(result) if size != 1])
+    def dimension_last(self, node: Any, dim: int) -> tuple[int, Form]:
+        """The tensor with PyTorch's dimension dim as the channels: (tensor, form)."""
+        value = self.values[node]
+        axes = value.form.layout.dims[dim]
+        lead = [a for a in range(len(value.form.layout.sizes)) if a not in axes]
+        value = self._reorder(value, (*lead, *sorted(axes)))
+        depth = value.form.layout.extent(value.form.layout.dims[dim])
+        if value.form.shape[3] != depth:
+            value = self._shaped(value, (1, math.prod(value.form.shape) // depth, 1, depth))
+        return value.tensor, value.form
+
+    def by_dimension(
+        self, node: Any, result: tuple[int, ...], only: int | None = None
+    ) -> tuple[int, dict[int, int], Form]:
+        """The tensor with each PyTorch dimension (or at least `only`) in a DNA dimension of its own: (tensor, DNA
+        dimension of each, form of a result of shape `result` in the same order)."""
+        needed = [d for d, size in enumerate(result) if size != 1]
+        groups = self._groups(node, needed) if only is None else self._around(node, only, needed)
         value = self.read(node, groups)
         axes = {d: axis for axis, group in enumerate(groups) for d in group}
         return value.tensor, axes, form_of(result, groups)
@@ -188,7 +202,7 @@ class Lowering:
         lead = next((n for n in nodes if n in self.values), None)
         if lead is None:
             self.reject(self._current, "all inputs of cat are constants")
-        groups = self._groups(lead, [d for d, size in enumerate(result) if size != 1])
+        groups = self._around(lead, dim, [d for d, size in enumerate(result) if size != 1])
         axis = next(i for i, group in enumerate(groups) if dim in group)
         q = self._current.meta["q"]
         return [self.read(node, groups, q).tensor for node in nodes], form_of(result, groups), axis
@@ -256,6 +270,31 @@ class Lowering:
         value = self.values[source]
         self.values[node] = replace(value, form=Form(value.form.shape, value.form.layout.permuted(tuple(order))))
 
+    def take(self, node: fx.Node, source: Any, dim: int, index: torch.Tensor) -> None:
+        """The elements `index` (int64 [K]) of dimension dim: a resize of the rows or columns that it plays."""
+        value = self.values[source]
+        axes = value.form.layout.dims[dim]
+        if axes and list(axes) != list(range(axes[0], axes[0] + len(axes))):
+            lead = [a for a in range(len(value.form.layout.sizes)) if a not in axes]
+            value = self._reorder(value, (*axes, *lead))
+            axes = value.form.layout.dims[dim]
+        layout, count = value.form.layout, index.numel()
+        begin, end = (axes[0], axes[-1] + 1) if axes else (0, 0)
+        before, extent, after = (math.prod(layout.sizes[i:j]) for i, j in ((0, begin), (begin, end), (end, None)))
+        new = (count,) if count != 1 else ()
+        sizes = (*layout.sizes[:begin], *new, *layout.sizes[end:])
+        moved = {a: a - (end - begin) + len(new) for a in range(end, len(layout.sizes))}
+        dims = [tuple(moved.get(a, a) for a in d) for d in layout.dims]
+        dims[dim] = (begin,) if new else ()
+        table, every = index.reshape(-1).to(torch.int32), torch.arange(before, dtype=torch.int32)
+        images = before == 1
+        given: Shape4 = (1, extent, 1, after) if images else (1, before, extent, after)
+        result: Shape4 = (1, count, 1, after) if images else (1, before, count, after)
+        rows, columns = (table, every) if images else (every, table)
+        inputs = [self._shaped(value, given).tensor]
+        inputs += [self.table(rows, node.name, "rows"), self.table(columns, node.name, "columns")]
+        self.emit_like(node, "resize_nearest", inputs, {}, Form(result, Layout(sizes, tuple(dims))))
+
     def reject(self, node: fx.Node, reason: str) -> NoReturn:
         raise Rejected(node, reason)
 
@@ -311,8 +350,29 @@ class Lowering:
                 order = [d for d in dims if d not in fast] + list(fast)
         return spread(order)
 
+    def _around(self, node: Any, dim: int, needed: Sequence[int]) -> Groups:
+        """_groups(), or if there are too many dimensions: `dim` in one of its own between those before and behind."""
+        layout = self.values[node].form.layout
+        present = [d for d in range(len(layout.dims)) if layout.dims[d] or d in set(needed)]
+        if len(present) <= 4:
+            return self._groups(node, needed)
+        others = [d for d in present if d != dim and layout.dims[d]]
+        fast = layout.fast_dims()
+        order = others if fast is None else [d for d in fast if d != dim]
+        if layout.dims[dim] and fast is not None:
+            at = fast.index(dim)
+        else:  # behind the dimension that it may merge with
+            before = [d for d in others if d < dim]
+            at = order.index(before[-1]) + 1 if before else 0
+        missing = [d for d in present if d != dim and d not in order]
+        return (*missing, *order[:at]), (), (dim,), tuple(order[at:])
+
+    def shape_of(self, tensor: int) -> Shape4:
+        """The DNA shape of a tensor."""
+        return self._shape_of[tensor]
+
     def _reorder(self, value: Value, order: Axes) -> Value:
-        """Storage axes brought into `order`: nothing, or as many transposes as there are blocks to exchange."""
+        """Storage axes brought into `order`: nothing, or an exchange of two blocks, as often as it takes."""
         key = (value.tensor, order, (0, 0, 0, 0))
         if order == tuple(range(len(order))):
             return value
@@ -322,17 +382,39 @@ class Lowering:
         sizes, current = list(layout.sizes), value
         for begin, middle, end in moves(order):
             a, b, c, d = (math.prod(sizes[i:j]) for i, j in ((0, begin), (begin, middle), (middle, end), (end, None)))
-            current = self._shaped(current, (a, b, c, d))
-            attrs = {"perm_0": 0, "perm_1": 2, "perm_2": 1, "perm_3": 3}
-            tensor = self._emit(
-                "transpose", [current.tensor], (a, c, b, d), value.q, attrs, self._name(None, "transpose")
-            )
             sizes[begin:end] = sizes[middle:end] + sizes[begin:middle]
-            current = Value(tensor, Form((a, c, b, d), layout), value.q)
-            self.counts["transpose"] += 1
+            exchange = self._convolved if cheaper_as_convolution(a, b, c, d) else self._transposed
+            current = replace(exchange(current, (a, b, c, d)), form=Form((a, c, b, d), layout))
         current = replace(current, form=Form(current.form.shape, layout.reordered(order)))
         self._forms[key] = current
         return current
+
+    def _transposed(self, value: Value, blocks: Shape4) -> Value:
+        """The second and third of four blocks of storage axes exchanged."""
+        a, b, c, d = blocks
+        value = self._shaped(value, blocks)
+        attrs = {"perm_0": 0, "perm_1": 2, "perm_2": 1, "perm_3": 3}
+        tensor = self._emit("transpose", [value.tensor], (a, c, b, d), value.q, attrs, self._name(None, "transpose"))
+        self.counts["transpose"] += 1
+        return replace(value, tensor=tensor)
+
+    def _convolved(self, value: Value, blocks: Shape4) -> Value:
+        """The same by a 1x1 convolution whose weight is a permutation matrix: at scale 1 each sum is one element."""
+        a, b, c, d = blocks
+        channels = b * c * d
+        value = self._shaped(value, (1, a, 1, channels))
+        source = torch.arange(channels).reshape(b, c, d).transpose(0, 1).flatten()
+        weight = torch.zeros(channels, 1, 1, channels, dtype=torch.int8)
+        weight[torch.arange(channels), 0, 0, source] = 1
+        name = self._name(None, "permutation")
+        w = self.graph.constant(self._unique(f"{name}.weight"), weight.numpy())
+        self.graph.quantize(w, 1.0)
+        bias = torch.zeros(1, 1, 1, channels, dtype=torch.int32)
+        constants = [w, self.graph.constant(self._unique(f"{name}.bias"), bias.numpy())]
+        shape4 = (1, a, 1, channels)
+        moved = self._emit("conv2d", [value.tensor, *constants], shape4, value.q, {}, name)
+        self.counts["permutation"] += 1
+        return self._shaped(Value(moved, Form(shape4, value.form.layout), value.q), (a, c, b, d))
 
     def _shaped(self, value: Value, shape4: Shape4) -> Value:
         """The same bytes under another DNA shape."""
@@ -385,6 +467,17 @@ class Lowering:
     def _unique(self, name: str) -> str:
         count = self._names[name] = self._names.get(name, -1) + 1
         return name if count == 0 else f"{name}.{count}"
+
+
+LANES, BYTES_A_CYCLE = 32, 60
+"""Of the smallest machine, for what is cheaper: array width, and what DRAM brings."""
+
+
+def cheaper_as_convolution(a: int, b: int, c: int, d: int) -> bool:
+    """Whether a convolution exchanges blocks b and c of [a, b, c, d] sooner than a transpose, which moves one run of d
+    bytes a cycle: that is so for channel shuffles."""
+    channels = b * c * d
+    return a * (-(-channels // LANES)) ** 2 + channels**2 // BYTES_A_CYCLE < a * b * c
 
 
 def _sentence(message: str) -> str:

@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from torch import fx
 
 from .common import (
-    DEQUANTIZE,
-    DEQUANTIZE_CHANNEL,
     Clamp,
     Operand,
     QParams,
@@ -27,37 +25,23 @@ from .common import (
     shape,
     single_use,
 )
+from .movement import concat
+from .phases import Phases, phase_weight
 from .registry import Fold, folds, lowers, quantized_op, saturate
+from .resize import resize_nearest
+from .weights import (
+    Bias,
+    Weight,
+    accumulator_terms,
+    constant_bias,
+    fits_int8,
+    halves,
+    quantized_weight,
+    transposed_weight,
+)
 
 Scaling = tuple[torch.Tensor, torch.Tensor]
 """float64 [C] each: real result of channel c = the operator's * first[c] + second[c]."""
-
-BIAS_LIMIT = 2**30
-"""Biases stay below this, so that accumulators keep half of int32's range for the products."""
-
-
-@constraint
-def weight_constant(*, got: str) -> bool:
-    """the weight must be a constant quantized to int8, got {got}"""
-    return not got
-
-
-@constraint
-def weight_symmetric(*, zero_point: int) -> bool:
-    """the weight's zero points must be 0, got {zero_point}"""
-    return zero_point == 0
-
-
-@constraint
-def weight_axis(*, axis: int) -> bool:
-    """the weight must be quantized per output channel (axis 0) or per tensor, got axis {axis}"""
-    return axis == 0
-
-
-@constraint
-def not_transposed(*, transposed: bool) -> bool:
-    """transposed convolution has no DNA operator (transposed = {transposed})"""
-    return not transposed
 
 
 @constraint
@@ -94,63 +78,6 @@ def linear(
     return saturate(sums * (x_q.scale * weight_scale.double()), QParams(*y_q), clamp)
 
 
-# ---- constants ----
-
-
-def int8_weight(fold: Fold, node: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """(int8 weight, float32 scales [Co]) behind a weight's dequantize node."""
-    name = "" if is_call(node, DEQUANTIZE, DEQUANTIZE_CHANNEL) else _name(node)
-    weight_constant(got=name)
-    weight = fold.evaluate(args_of(node)[0])
-    if weight is None or weight.dtype is not torch.int8:
-        raise Unfit(f"the weight must be a constant quantized to int8, got {_name(args_of(node)[0])}")
-    if node.target is DEQUANTIZE:
-        scale, zero_point = torch.tensor([float(args_of(node)[1])]), torch.tensor([int(args_of(node)[2])])
-    else:
-        weight_axis(axis=int(args_of(node)[3]))
-        scales, zero = fold.evaluate(args_of(node)[1]), fold.evaluate(args_of(node)[2])
-        if scales is None:
-            raise Unfit("the weight's scales must be constants")
-        scale = scales
-        zero_point = torch.zeros(1, dtype=torch.int64) if zero is None else zero
-    worst = int(zero_point.flatten()[zero_point.abs().argmax()])
-    weight_symmetric(zero_point=worst)
-    return weight, scale.float().expand(weight.shape[0]).contiguous()
-
-
-def _name(node: Any) -> str:
-    if not isinstance(node, fx.Node):
-        return repr(node)
-    return str(node.target) if node.op == "call_function" else f"{node.op} {node.target}"
-
-
-def int32_bias(fold: Fold, node: Any, channels: int) -> torch.Tensor:
-    """The bias in real units, float64 [Co]; zeros if there is none."""
-    if node is None:
-        return torch.zeros(channels, dtype=torch.float64)
-    bias = fold.evaluate(node)
-    if bias is None:
-        raise Unfit(f"the bias must be a constant, got {_name(node)}")
-    return bias.double().flatten()
-
-
-def accumulator_terms(
-    weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, x_scale: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(int8 weight, int32 bias, float32 scale), the bias in units of x_scale * scale[c].
-
-    Where a bias is so large beside its channel's weights that it would leave int32, the channel's scale grows: its
-    weights are then below 2^-22 of the bias, and lose nothing that an int8 result could show.
-    """
-    unit = x_scale * scale.double()
-    growth = torch.clamp(bias.abs() / (unit * BIAS_LIMIT), min=1.0)
-    if bool((growth > 1).any()):
-        scale = (scale.double() * growth).float()
-        per_channel = growth.reshape(-1, *[1] * (weight.dim() - 1))
-        weight = torch.round(weight.double() / per_channel).to(torch.int8)
-    return weight, torch.round(bias / (x_scale * scale.double())).to(torch.int32), scale
-
-
 # ---- folding ----
 
 
@@ -163,53 +90,130 @@ def convolution(fold: Fold, node: fx.Node, scaling: Scaling | None = None) -> fx
     """The convolution `node`, its result scaled and shifted channel by channel if `scaling` says so."""
     a = arguments(node)
     x = dequantized(a["input"])
-    not_transposed(transposed=a["transposed"])
     sizes = list(shape(x.node))
     two_dimensional(rank=len(sizes))
-    weight, scale = int8_weight(fold, a["weight"])
-    bias = int32_bias(fold, a["bias"], weight.shape[0])
+    transposed, groups = bool(a["transposed"]), int(a["groups"])
+    held = transposed_weight(fold, a["weight"], groups) if transposed else quantized_weight(fold, a["weight"])
+    weight, scale = held.levels, held.scale
+    bias = constant_bias(fold, a["bias"], scale.numel())
     if scaling is not None:
         factor, shift = scaling
-        weight = weight * torch.sign(factor).to(torch.int8).reshape(-1, *[1] * (weight.dim() - 1))
+        weight = weight * torch.sign(factor).to(weight.dtype).reshape(-1, *[1] * (weight.dim() - 1))
         scale = torch.where(factor == 0, scale.double(), scale.double() * factor.abs()).float()
-        bias = bias * factor + shift
-    stride, padding, dilation = (list(a[name]) for name in ("stride", "padding", "dilation"))
+        bias = bias.scaled(factor, shift)
+    stride, padding, dilation, extra = (list(a[n]) for n in ("stride", "padding", "dilation", "output_padding"))
+    out = list(shape(fold.quantize))
     flat = len(sizes) == 3
     if flat:  # [N,C,L] is [N,C,1,L]
-        stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
+        stride, padding, dilation, extra = [1, *stride], [0, *padding], [1, *dilation], [0, *extra]
         weight = weight.unsqueeze(2)
         x = Operand(reshaped(fold, x.node, [*sizes[:2], 1, sizes[2]], x.q), x.q)
-    pads = (padding[0], padding[0], padding[1], padding[1])
-    return _emit(fold, x, weight, scale, bias, tuple(stride), pads, tuple(dilation), a["groups"], flat)
+        out = [*out[:2], 1, out[2]]
+    if transposed:
+        y = transposed_convolution(fold, x, Weight(weight, scale), bias, stride, padding, dilation, groups, out)
+    else:
+        pads = (padding[0], padding[0], padding[1], padding[1])
+        terms = accumulator_terms(weight, scale, bias, x.q.scale)
+        y = emit_conv2d(fold, x, terms, (stride[0], stride[1]), pads, (dilation[0], dilation[1]), groups, out)
+    return reshaped(fold, y, list(shape(fold.quantize)), fold.y) if flat else y
 
 
 def reshaped(fold: Fold, node: fx.Node, sizes: list[int], q: QParams) -> fx.Node:
     return fold.emit(aten.reshape.default, node, sizes, val=fold.int8(sizes), q=q)
 
 
-def _emit(
-    fold: Fold, x: Operand, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, stride: tuple[int, ...],
-    padding: tuple[int, int, int, int], dilation: tuple[int, ...], groups: int, flat: bool,
+def emit_conv2d(
+    fold: Fold, x: Operand, terms: tuple[torch.Tensor, torch.Tensor, torch.Tensor], stride: tuple[int, int],
+    padding: tuple[int, int, int, int], dilation: tuple[int, int], groups: int, out: list[int],
 ) -> fx.Node:  # fmt: skip
-    weight, bias, scale = accumulator_terms(weight, scale, bias, x.q.scale)
-    out = list(shape(fold.quantize))
-    y = fold.emit(
-        conv2d, x.node, fold.constant(weight, "weight"), fold.constant(bias, "bias"), fold.constant(scale, "scale"),
-        x_q=x.q, y_q=fold.y, stride=stride, padding=padding, dilation=dilation, groups=groups, clamp=fold.clamp,
-        val=fold.int8([*out[:2], 1, out[2]] if flat else out),
+    """conv2d of accumulator_terms; out: the result's shape.
+
+    A weight that needs 9 bits, as one with a zero point may, is the sum of two int8 ones: each element of x then stands
+    there twice, side by side, under one column of the first and one of the second.
+    """
+    weight, bias, scale = terms
+    if not fits_int8(weight):
+        sizes = list(shape(x.node))
+        sizes[3] *= 2
+        tables = [torch.arange(sizes[2]).int(), torch.arange(sizes[3]).int() // 2]
+        twice = [fold.constant(t, name) for t, name in zip(tables, ("rows", "columns"), strict=True)]
+        x = Operand(fold.emit(resize_nearest, x.node, *twice, val=fold.int8(sizes), q=x.q), x.q)
+        wide = weight.new_zeros(*weight.shape[:3], 2 * dilation[1] * (weight.shape[3] - 1) + 2)
+        for i, half in enumerate(halves(weight)):
+            wide[..., i :: 2 * dilation[1]] = half
+        weight, stride, dilation = wide, (stride[0], 2 * stride[1]), (dilation[0], 1)
+        padding = (*padding[:2], 2 * padding[2], 2 * padding[3])
+    constants = [
+        fold.constant(tensor, hint)
+        for tensor, hint in ((weight.to(torch.int8), "weight"), (bias, "bias"), (scale, "scale"))
+    ]
+    return fold.emit(
+        conv2d, x.node, *constants, x_q=x.q, y_q=fold.y, stride=stride, padding=padding, dilation=dilation,
+        groups=groups, clamp=fold.clamp, val=fold.int8(out),
     )  # fmt: skip
-    return reshaped(fold, y, out, fold.y) if flat else y
 
 
 @folds(aten.linear.default)
 def fold_linear(fold: Fold) -> fx.Node:
     a = arguments(fold.core)
     x = dequantized(a["input"])
-    weight, scale = int8_weight(fold, a["weight"])
-    bias = int32_bias(fold, a["bias"], weight.shape[0])
-    weight, bias, scale = accumulator_terms(weight, scale, bias, x.q.scale)
-    constants = (fold.constant(weight, "weight"), fold.constant(bias, "bias"), fold.constant(scale, "scale"))
+    held = quantized_weight(fold, a["weight"])
+    bias = constant_bias(fold, a["bias"], held.scale.numel())
+    weight, terms, scale = accumulator_terms(held.levels, held.scale, bias, x.q.scale)
+    if not fits_int8(weight):  # as in emit_conv2d
+        sizes = list(shape(x.node))
+        sizes[-1] *= 2
+        x = Operand(fold.emit(concat, [x.node, x.node], len(sizes) - 1, val=fold.int8(sizes), q=x.q), x.q)
+        weight = torch.cat(halves(weight), 1)
+    constants = [
+        fold.constant(tensor, hint)
+        for tensor, hint in ((weight.to(torch.int8), "weight"), (terms, "bias"), (scale, "scale"))
+    ]
     return fold.emit(linear, x.node, *constants, x_q=x.q, y_q=fold.y, clamp=fold.clamp)
+
+
+# ---- transposed convolution ----
+
+
+def transposed_convolution(
+    fold: Fold, x: Operand, weight: Weight, bias: Bias, stride: list[int], padding: list[int], dilation: list[int],
+    groups: int, out: list[int],
+) -> fx.Node:  # fmt: skip
+    """weight: transposed_weight()'s. A convolution that computes all phases of a position as channels, whose results
+    are then put side by side: sums of the same products, exact therefore."""
+    n, outputs = out[:2]
+    h, w = (Phases.of(weight.levels.shape[2 + i], stride[i], padding[i], dilation[i], out[2 + i]) for i in range(2))
+    height, width = (p.computed(shape(x.node)[2 + i]) for i, p in enumerate((h, w)))
+    phases, each = h.stride * w.stride, outputs // groups
+    levels = phase_weight(weight.levels, h, w).reshape(phases, groups, each, *weight.levels.shape[1:2], -1)
+    kernel = [len(h.taps[0]), len(w.taps[0])]
+    levels = levels.transpose(0, 1).reshape(phases * outputs, -1, *kernel)  # by group, phase, channel
+
+    def spread(values: torch.Tensor) -> torch.Tensor:
+        return values.reshape(groups, 1, each).expand(-1, phases, -1).flatten()
+
+    grouped = Bias(*(None if v is None else spread(v) for v in (bias.real, bias.levels, bias.scale)))  # type: ignore[arg-type]
+    terms = accumulator_terms(levels, spread(weight.scale), grouped, x.q.scale)
+    pads = (*h.pads(shape(x.node)[2]), *w.pads(shape(x.node)[3]))
+    y = emit_conv2d(
+        fold, x, terms, (1, 1), pads, (h.step, w.step), groups, [n, phases * outputs, height, width]
+    )  # fmt: skip
+
+    def move(target: Any, node: fx.Node, sizes: list[int], *args: Any) -> fx.Node:
+        return fold.emit(target, node, *args, val=fold.int8(sizes))
+
+    if phases > 1:
+        split = [n, groups, h.stride, w.stride, each, height, width]
+        order = [0, 1, 4, 5, 2, 6, 3]
+        y = reshaped(fold, y, split, fold.y)
+        y = move(aten.permute.default, y, [split[d] for d in order], order)
+        y = reshaped(fold, y, [n, outputs, height * h.stride, width * w.stride], fold.y)
+    sizes = list(shape(y))
+    for dim, p in ((2, h), (3, w)):
+        if p.begin or sizes[dim] != out[dim]:
+            sizes[dim] = out[dim]
+            y = move(aten.slice.Tensor, y, sizes, dim, p.begin, p.begin + out[dim], 1)
+    return y
 
 
 @folds(aten.batch_norm.default)
@@ -249,12 +253,8 @@ def per_channel(fold: Fold, x: Operand, scale: torch.Tensor, shift: torch.Tensor
     if len(sizes) != 4:
         sizes4 = [*sizes[:2], 1, math.prod(sizes[2:])]
         whole = Operand(reshaped(fold, x.node, sizes4, x.q), x.q)
-    weight, bias, weight_scale = accumulator_terms(weight, weight_scale, shift, x.q.scale)
-    y = fold.emit(
-        conv2d, whole.node, fold.constant(weight, "weight"), fold.constant(bias, "bias"),
-        fold.constant(weight_scale, "scale"), x_q=x.q, y_q=fold.y, stride=(1, 1), padding=(0, 0, 0, 0),
-        dilation=(1, 1), groups=channels, clamp=fold.clamp, val=fold.int8(shape(whole.node)),
-    )  # fmt: skip
+    terms = accumulator_terms(weight, weight_scale, Bias(shift), x.q.scale)
+    y = emit_conv2d(fold, whole, terms, (1, 1), (0, 0, 0, 0), (1, 1), channels, list(shape(whole.node)))
     return y if len(sizes) == 4 else reshaped(fold, y, sizes, fold.y)
 
 
@@ -288,4 +288,5 @@ def lower_linear(low: Any, node: fx.Node) -> None:
         columns = torch.arange(depth).reshape(sizes).permute(order).flatten()
         weight = weight[:, columns]
     weight = weight.reshape(outputs, 1, 1, depth).contiguous()
-    low.emit_rows(node, "conv2d", [x, *low.weight(node, weight)], low.clamp(node), form, outputs)
+    attrs = {"float64_rescale": 1, **low.clamp(node)}  # as TFLite's FULLY_CONNECTED
+    low.emit_rows(node, "conv2d", [x, *low.weight(node, weight)], attrs, form, outputs)

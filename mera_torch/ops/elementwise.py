@@ -62,7 +62,16 @@ mul = _binary(operator.mul, "mul")
 # ---- folding ----
 
 
-def _operand(fold: Fold, node: Any, index: int) -> Operand:
+def is_int8_binary(node: fx.Node) -> bool:
+    """add, sub or mul of two int8 tensors, constants or not: the DNA's own operator, whose rounding is TFLite's, even
+    where a table of the float results would do (x * x, x + scalar)."""
+    if not is_call(node, aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor):
+        return False
+    a = arguments(node)
+    return a.get("alpha", 1) == 1 and is_call(a["self"], DEQUANTIZE) and is_call(a["other"], DEQUANTIZE)
+
+
+def quantized_operand(fold: Fold, node: Any, index: int) -> Operand:
     """The int8 tensor behind an operand; a float constant is quantized: symmetric, one scale."""
     held = fold.evaluate(node)
     if held is None or is_call(node, DEQUANTIZE):
@@ -72,10 +81,10 @@ def _operand(fold: Fold, node: Any, index: int) -> Operand:
     return Operand(fold.constant(levels, "operand"), q)
 
 
-def _channel_terms(fold: Fold, node: Any, x: Any) -> torch.Tensor | None:
-    """A constant operand's C values if it varies over dimension 1 of x alone, else None."""
+def channel_terms(fold: Fold, node: Any, x: Any) -> torch.Tensor | None:
+    """A float constant operand's C values if it varies over dimension 1 of x alone, else None."""
     held = fold.evaluate(node)
-    if held is None or not isinstance(x, fx.Node):
+    if held is None or is_call(node, DEQUANTIZE) or not isinstance(x, fx.Node):
         return None
     sizes = list(shape(x))
     if len(sizes) < 2 or held.numel() != sizes[1]:
@@ -91,7 +100,7 @@ def _fold(fold: Fold, target: Callable[..., torch.Tensor]) -> fx.Node:
     alpha_is_one(alpha=a.get("alpha", 1))
     left, right = a["self"], a["other"]
     for x, other, sign in ((left, right, 1.0), (right, left, -1.0)):
-        terms = _channel_terms(fold, other, x)
+        terms = channel_terms(fold, other, x)
         if terms is not None and fold.evaluate(x) is None and shape(x) == shape(fold.quantize):
             one, zero = torch.ones_like(terms), torch.zeros_like(terms)
             if target is mul:
@@ -99,7 +108,7 @@ def _fold(fold: Fold, target: Callable[..., torch.Tensor]) -> fx.Node:
             if target is add:
                 return per_channel(fold, dequantized(x), one, terms)
             return per_channel(fold, dequantized(x), one * sign, terms * -sign)
-    p, q = _operand(fold, left, 0), _operand(fold, right, 1)
+    p, q = quantized_operand(fold, left, 0), quantized_operand(fold, right, 1)
     sizes = [list(shape(p.node)), list(shape(q.node))]
     one_operand_whole(a=sizes[0], b=sizes[1], y=list(shape(fold.quantize)))
     return fold.emit(target, p.node, q.node, a_q=p.q, b_q=q.q, y_q=fold.y, clamp=fold.clamp)

@@ -1,4 +1,4 @@
-"""Operators that move int8 values and compute nothing: concat, pad, slice, reshape, permute, resize."""
+"""Operators that move int8 values and compute nothing: concat, pad, slice, take, reshape, permute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from .common import DEQUANTIZE, QParams, args_of, aten, constraint, dequantized, normalized_dim, shape, target_of
+from .common import (
+    DEQUANTIZE,
+    Operand,
+    QParams,
+    args_of,
+    aten,
+    constraint,
+    dequantized,
+    normalized_dim,
+    shape,
+    target_of,
+)
 from .registry import Fold, folds, lowers, quantized_op
 from .table import INDICES, lut
 
@@ -31,6 +42,15 @@ def pad_not_batch(*, rank: int, dims: int) -> bool:
     return rank <= 4 and dims < max(rank, 2)
 
 
+MOVEMENT = frozenset({aten.reshape.default, aten.permute.default, aten.slice.Tensor})
+"""int8 operators that run on either side: they move values and compute nothing."""
+
+MOVED = MOVEMENT | {aten.cat.default, aten.constant_pad_nd.default, aten.max_pool2d.default, aten.amax.default,
+    aten.amin.default, aten.index_select.default,
+}  # fmt: skip
+"""Operators of PyTorch whose results are values of their inputs, whatever these stand for."""
+
+
 # ---- quantized operators and their references ----
 
 
@@ -47,9 +67,9 @@ def pad(x: torch.Tensor, pads: list[int], value: int) -> torch.Tensor:
 
 
 @quantized_op
-def resize_nearest(x: torch.Tensor, scale: tuple[int, int]) -> torch.Tensor:
-    """x int8 [N,C,H,W], each element repeated scale[0] times along H, scale[1] along W."""
-    return x.repeat_interleave(scale[0], 2).repeat_interleave(scale[1], 3)
+def take(x: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
+    """The elements `index` (constant, int64 [K]) of dimension dim, in that order."""
+    return x.index_select(dim, index)
 
 
 # ---- folding ----
@@ -61,19 +81,19 @@ def fold_cat(fold: Fold) -> fx.Node:
     moved to int8 before)."""
     nodes: Any = args_of(fold.core)[0]
     few_inputs(count=len(nodes))
-    parts = []
-    for index, node in enumerate(nodes):
-        x = dequantized(node, index)
-        part = x.node
-        if x.q != fold.y or fold.clamp != (-128, 127):
-            table = fold.constant(_table(x.q, fold), "table")
-            part = fold.emit(lut, x.node, table, val=fold.int8(shape(x.node)))
-        parts.append(part)
+    parts = [requantized(fold, dequantized(node, index)) for index, node in enumerate(nodes)]
     return fold.emit(concat, parts, normalized_dim(int(args_of(fold.core)[1]), len(shape(fold.core))))
 
 
-def _table(q: QParams, fold: Fold) -> torch.Tensor:
-    """dequantize from q, the activations, quantize."""
+def requantized(fold: Fold, x: Operand) -> fx.Node:
+    """x under the quantization of the fold's result, with its activations and clamp: by a table if they change it."""
+    if x.q == fold.y and fold.clamp == (-128, 127):
+        return x.node
+    return fold.emit(lut, x.node, fold.constant(requantization(x.q, fold), "table"), val=fold.int8(shape(x.node)))
+
+
+def requantization(q: QParams, fold: Fold) -> torch.Tensor:
+    """The int8 table [256] of: dequantize from q, the activations, quantize."""
     values = DEQUANTIZE(INDICES, q.scale, q.zero_point, -128, 127, torch.int8)
     for node in fold.activations:
         values = target_of(node)(values, *args_of(node)[1:])
@@ -113,17 +133,15 @@ def lower_pad(low: Any, node: fx.Node) -> None:
 
 @lowers(aten.slice.Tensor)
 def lower_slice(low: Any, node: fx.Node) -> None:
-    x, axes, layout = low.by_dimension(args_of(node)[0], shape(node))
+    x, axes, layout = low.by_dimension(args_of(node)[0], shape(node), int(args_of(node)[1]))
     dim, begin, _, step = (int(a) for a in args_of(node)[1:5])
     letter = "nhwc"[axes[dim]]
     low.emit_like(node, "slice", [x], {f"begin_{letter}": begin, f"step_{letter}": step}, layout)
 
 
-@lowers(resize_nearest)
-def lower_resize(low: Any, node: fx.Node) -> None:
-    scale: Any = args_of(node)[1]
-    attrs = {"scale_h": scale[0], "scale_w": scale[1]}
-    low.emit_image(node, "resize_nearest", [low.image(args_of(node)[0])], attrs)
+@lowers(take)
+def lower_take(low: Any, node: fx.Node) -> None:
+    low.take(node, args_of(node)[0], args_of(node)[1], low.constant(args_of(node)[2]))
 
 
 @lowers(aten.reshape.default)

@@ -1,4 +1,4 @@
-"""Max pooling, average pooling and mean."""
+"""Max pooling, average pooling, mean and sum."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from .common import (
     aten,
     constraint,
     dequantized,
+    is_call,
     kwargs_of,
     normalized_dim,
     pair,
     shape,
 )
-from .conv import accumulator_terms, conv2d
+from .conv import emit_conv2d
 from .registry import Fold, folds, lowers, quantized_op, real, saturate
+from .weights import Bias, accumulator_terms
 
 
 @constraint
@@ -38,8 +40,8 @@ def same_scale(*, x: QParams, y: QParams) -> bool:
 
 
 @constraint
-def mean_in_float(*, dtype: object) -> bool:
-    """mean must keep its input's dtype, got dtype={dtype}"""
+def reduced_in_float(*, dtype: object) -> bool:
+    """a mean or sum must keep its input's dtype, got dtype={dtype}"""
     return dtype is None
 
 
@@ -83,6 +85,14 @@ def mean(
     return saturate(real(x, QParams(*x_q)).mean(list(dims), keepdim), QParams(*y_q), clamp)
 
 
+@quantized_op
+def reduce_sum(
+    x: torch.Tensor, *, dims: tuple[int, ...], keepdim: bool, x_q: QParams, y_q: QParams, clamp: Clamp
+) -> torch.Tensor:
+    """x int8; the sum over dims."""
+    return saturate(real(x, QParams(*x_q)).sum(list(dims), keepdim), QParams(*y_q), clamp)
+
+
 # ---- folding (max pooling moves to int8 in passes/sink_dequantize.py) ----
 
 
@@ -105,22 +115,21 @@ def fold_avg_pool(fold: Fold) -> fx.Node:
     channels = shape(x.node)[1]
     weight = torch.ones(channels, 1, *kernel, dtype=torch.int8)
     scale = torch.full((channels,), 1.0 / (divisor or kernel[0] * kernel[1]))
-    weight, bias, scale = accumulator_terms(weight, scale, torch.zeros(channels, dtype=torch.float64), x.q.scale)
-    return fold.emit(
-        conv2d, x.node, fold.constant(weight, "weight"), fold.constant(bias, "bias"), fold.constant(scale, "scale"),
-        x_q=x.q, y_q=fold.y, stride=stride, padding=(padding[0], padding[0], padding[1], padding[1]),
-        dilation=(1, 1), groups=channels, clamp=fold.clamp,
-    )  # fmt: skip
+    bias = Bias(torch.zeros(channels, dtype=torch.float64))
+    terms = accumulator_terms(weight, scale, bias, x.q.scale)
+    pads = (padding[0], padding[0], padding[1], padding[1])
+    return emit_conv2d(fold, x, terms, stride, pads, (1, 1), channels, list(shape(fold.quantize)))
 
 
-@folds(aten.mean.dim)
-def fold_mean(fold: Fold) -> fx.Node:
+@folds(aten.mean.dim, aten.sum.dim_IntList)
+def fold_reduction(fold: Fold) -> fx.Node:
     a = arguments(fold.core)
     x = dequantized(a["self"])
-    mean_in_float(dtype=a["dtype"])
+    reduced_in_float(dtype=a["dtype"])
     rank = len(shape(x.node))
     dims = tuple(sorted({normalized_dim(d, rank) for d in (a["dim"] or range(rank))}))
-    return fold.emit(mean, x.node, dims=dims, keepdim=a["keepdim"], x_q=x.q, y_q=fold.y, clamp=fold.clamp)
+    target = mean if is_call(fold.core, aten.mean.dim) else reduce_sum
+    return fold.emit(target, x.node, dims=dims, keepdim=a["keepdim"], x_q=x.q, y_q=fold.y, clamp=fold.clamp)
 
 
 # ---- lowering ----
@@ -150,7 +159,9 @@ def lower_avg_pool(low: Any, node: fx.Node) -> None:
 
 
 @lowers(mean)
-def lower_mean(low: Any, node: fx.Node) -> None:
+@lowers(reduce_sum)
+def lower_reduction(low: Any, node: fx.Node) -> None:
     dims: Any = kwargs_of(node)["dims"]
     x, kept = low.reduction(args_of(node)[0], dims)
-    low.emit_reduced(node, "mean", [x], low.clamp(node), kept, bool(kwargs_of(node)["keepdim"]), dims)
+    attrs = {"sum": int(is_call(node, reduce_sum)), **low.clamp(node)}
+    low.emit_reduced(node, "mean", [x], attrs, kept, bool(kwargs_of(node)["keepdim"]), dims)

@@ -4,12 +4,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from .common import DEQUANTIZE, DEQUANTIZE_OPS, Operand, args_of, aten, constant, dequantized, kwargs_of, target_of
+from .common import (
+    DEQUANTIZE,
+    Operand,
+    QParams,
+    Unfit,
+    args_of,
+    aten,
+    constant,
+    dequantized,
+    is_call,
+    kwargs_of,
+    shape,
+    target_of,
+)
 from .registry import Fold, evaluate, lowers, quantized_op
 
 POINTWISE = frozenset({
@@ -28,18 +42,58 @@ def lut(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return table[x.long() + 128]
 
 
+LOOKUPS = frozenset({aten.index.Tensor, aten._unsafe_index.Tensor, aten.take.default})
+"""Operators that, given a constant vector, are a table which the model spells out."""
+
+CASTS = frozenset({aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout})
+
+UNKNOWN = QParams(1.0, 0)
+"""Stands for the quantization of an int8 value that nothing reads as a real number."""
+
+
+@dataclass
+class Cone:
+    """A function of one int8 tensor, element by element: source, the nodes at which it is read, and what is computed
+    from them, in order."""
+
+    source: Operand
+    leaves: list[fx.Node]
+    nodes: list[fx.Node]
+
+
+Leaf = Callable[[fx.Node], "Operand | None"]
+
+
 def is_pointwise(target: Any) -> bool:
     if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in target.tags:
         return False
-    return torch.Tag.pointwise in target.tags or target in POINTWISE
+    return torch.Tag.pointwise in target.tags or target in POINTWISE or target in CASTS
 
 
-def cone(gm: fx.GraphModule, result: fx.Node) -> tuple[Operand, list[fx.Node]] | None:
+def looked_up(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The index, if the node looks its elements up in a constant vector; else None."""
+    if node.target not in LOOKUPS or not isinstance(args_of(node)[0], fx.Node):
+        return None
+    table, index = constant(gm, args_of(node)[0]), args_of(node)[1]
+    if isinstance(index, list | tuple):
+        index = index[0] if len(index) == 1 else None
+    return index if table is not None and table.dim() == 1 and isinstance(index, fx.Node) else None
+
+
+def dequantized_leaf(node: fx.Node) -> Operand | None:
+    """The int8 tensor that a dequantize node reads."""
+    try:
+        return dequantized(node) if is_call(node, DEQUANTIZE) else None
+    except Unfit:
+        return None
+
+
+def cone(gm: fx.GraphModule, result: fx.Node, leaf: Leaf = dequantized_leaf) -> Cone | None:
     """The int8 tensor of which `result` is a function, element by element, and the nodes in between; else None.
 
-    All that the function reads besides must be scalars.
+    All that the function reads besides must be scalars, or tables that it looks up.
     """
-    source: Operand | None = None
+    found: Cone | None = None
     order: list[fx.Node] = []
     seen: set[fx.Node] = set()
     stack: list[tuple[fx.Node, bool]] = [(result, False)]
@@ -56,49 +110,47 @@ def cone(gm: fx.GraphModule, result: fx.Node) -> tuple[Operand, list[fx.Node]] |
             if held.numel() != 1:
                 return None
             continue
-        if node.op == "call_function" and node.target is DEQUANTIZE:
-            try:
-                operand = dequantized(node)
-            except Exception:
+        operand = leaf(node)
+        if operand is not None:
+            if found is not None and operand != found.source:
                 return None
-            if source is not None and operand != source:
-                return None
-            source = operand
+            found = found or Cone(operand, [], order)
+            found.leaves.append(node)
             continue
-        if node.op != "call_function" or not is_pointwise(node.target):
+        index = looked_up(gm, node) if node.op == "call_function" else None
+        if node.op != "call_function" or (index is None and not is_pointwise(node.target)):
             return None
         stack.append((node, True))
-        stack.extend((i, False) for i in node.all_input_nodes)
-    return None if source is None else (source, order)
+        stack.extend((i, False) for i in ([index] if index is not None else node.all_input_nodes))
+    return found if found is not None and shape(found.source.node) == shape(result) else None
 
 
-def tabulate(gm: fx.GraphModule, source: Operand, nodes: list[fx.Node], quantize: fx.Node) -> torch.Tensor:
-    """The int8 table [256] of: dequantize, `nodes`, quantize."""
-    x = DEQUANTIZE(INDICES, source.q.scale, source.q.zero_point, -128, 127, torch.int8)
-    values: dict[fx.Node, torch.Tensor] = {}
+def evaluate_cone(gm: fx.GraphModule, found: Cone, levels: torch.Tensor) -> Callable[[Any], Any]:
+    """What each node's value is when the leaves' is `levels`, as a function of the node. Raises Unfit."""
+    values: dict[fx.Node, torch.Tensor] = dict.fromkeys(found.leaves, levels)
 
     def read(node: fx.Node) -> Any:
         if node in values:
             return values[node]
-        if node.target in DEQUANTIZE_OPS and args_of(node)[0] is source.node:
-            return x
         held = constant(gm, node)
         return evaluate(gm, node) if held is None else held
 
-    for node in nodes:
+    for node in found.nodes:
         args, kwargs = fx.map_arg(args_of(node), read), fx.map_arg(kwargs_of(node), read)
-        values[node] = target_of(node)(*args, **kwargs)
-    table: torch.Tensor = target_of(quantize)(read(args_of(quantize)[0]), *args_of(quantize)[1:])
-    return table.expand(256).contiguous()
+        try:
+            values[node] = target_of(node)(*args, **kwargs)
+        except (IndexError, RuntimeError) as error:
+            raise Unfit(f"it cannot be tabulated: {error}") from error
+    return read
 
 
-def fold_table(fold: Fold, source: Operand, nodes: list[fx.Node]) -> fx.Node:
-    """The table node for a cone."""
-    table = fold.constant(tabulate(fold.gm, source, nodes, fold.quantize), "table")
-    return fold.emit(lut, source.node, table)
-
-
-Table = Callable[[torch.Tensor], torch.Tensor]
+def fold_table(fold: Fold, found: Cone) -> fx.Node:
+    """The table node for a cone of float operators: dequantize, its nodes, quantize."""
+    q, quantize = found.source.q, fold.quantize
+    levels = DEQUANTIZE(INDICES, q.scale, q.zero_point, -128, 127, torch.int8)
+    last = evaluate_cone(fold.gm, found, levels)(args_of(quantize)[0])
+    table = target_of(quantize)(last, *args_of(quantize)[1:]).expand(256).contiguous()
+    return fold.emit(lut, found.source.node, fold.constant(table, "table"))
 
 
 @lowers(lut)

@@ -12,6 +12,7 @@ from .fuse_activation import fuse_activation
 from .fuse_pad import fuse_pad
 from .fuse_tables import fuse_tables
 from .hoist_quantize import hoist_quantize
+from .infer_int8 import infer_int8
 from .normalize import normalize
 from .remove_dead_code import remove_dead_code
 from .shift_to_int8 import shift_to_int8
@@ -25,6 +26,7 @@ PIPELINE: list[Pass] = [
     fold_constants,
     remove_dead_code,
     shift_to_int8,
+    infer_int8,
     hoist_quantize,
     sink_dequantize,
     fold_quantized,

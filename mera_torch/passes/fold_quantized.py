@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from ..ops.common import QUANTIZE, QParams, Unfit, args_of, aten, excluded, is_call, op_name, origins, single_use
+from ..ops.elementwise import is_int8_binary
 from ..ops.registry import FOLDS, Fold
 from ..ops.table import cone, fold_table
 from .sink_dequantize import clamp_bounds
@@ -61,13 +62,12 @@ def _fold(gm: fx.GraphModule, quantize: fx.Node, core: fx.Node, activations: tup
     y = QParams(float(scale), int(zero_point))
     bounds = clamp_bounds(activations, y, (int(low), int(high)))
     fold = Fold(gm, quantize, core, activations, y, bounds)
-    unary = cone(gm, args_of(quantize)[0])
+    unary = None if is_int8_binary(core) else cone(gm, args_of(quantize)[0])
     if unary is not None:
-        source, nodes = unary
-        _check_not_excluded(gm, nodes)
-        new = fold_table(fold, source, nodes)
-        if nodes:
-            new.meta["origins"] = tuple(o for n in reversed(nodes) for o in origins(n))
+        _check_not_excluded(gm, unary.nodes)
+        new = fold_table(fold, unary)
+        if unary.nodes:
+            new.meta["origins"] = tuple(o for n in reversed(unary.nodes) for o in origins(n))
         return new
     if core.op != "call_function":
         raise Unfit("it is an input or a constant in float")

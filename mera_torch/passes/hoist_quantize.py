@@ -1,15 +1,15 @@
 """Moves quantize nodes up past operators that compute nothing, towards the operator that computes: q(f(x)) = f(q(x))
-for reshape, permute, slice, cat and max pooling. Other PT2E quantizers place them behind."""
+for reshape, permute, slice, cat, max pooling, amax and nearest resizing. Other PT2E quantizers place them behind."""
 
 from __future__ import annotations
 
 from torch import fx
 
 from ..ops.common import DEQUANTIZE, DEQUANTIZE_OPS, QUANTIZE, args_of, aten, call, is_call
+from ..ops.movement import MOVED
+from ..ops.resize import NEAREST
 
-HOISTED = (
-    aten.reshape.default, aten.permute.default, aten.slice.Tensor, aten.cat.default, aten.max_pool2d.default,
-)  # fmt: skip
+HOISTED = MOVED.union(NEAREST) - {aten.constant_pad_nd.default}
 
 
 def hoist_quantize(gm: fx.GraphModule) -> None:

@@ -1,5 +1,5 @@
 """Moves dequantize nodes down past operators that compute nothing, so that those run on int8: f(dq(x)) = dq(f(x)) for
-reshape, permute, slice, cat, pad, max pooling, clamp and resizing by whole factors."""
+reshape, permute, slice, index_select, cat, pad, max pooling, clamp and nearest resizing."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ from ..ops.common import (
     arguments,
     aten,
     call,
+    constant,
     constraint,
     dequantized,
     excluded,
     is_call,
+    normalized_dim,
     shape,
     value,
 )
-from ..ops.movement import concat, few_inputs, pad, pad_not_batch, pad_not_negative, resize_nearest
+from ..ops.extrema import amax
+from ..ops.movement import MOVEMENT, concat, few_inputs, pad, pad_not_batch, pad_not_negative, take
 from ..ops.pool import images, max_pool2d, window
+from ..ops.resize import NEAREST, positions, resize_nearest
 from ..ops.table import INDICES, lut
 
 Move = Callable[[fx.GraphModule, fx.Node, list[Operand], Callable[..., fx.Node]], fx.Node]
@@ -48,9 +52,13 @@ def sink_dequantize(gm: fx.GraphModule) -> None:
         if node.op != "call_function" or node.target not in MOVES or excluded(gm, node):
             continue
         inputs = args_of(node)[0] if isinstance(args_of(node)[0], list | tuple) else [args_of(node)[0]]
-        if not any(is_call(i, DEQUANTIZE) for i in inputs):
+        q = node.meta.get("q") if node.target not in MOVEMENT else None
+        if q is None and not any(is_call(i, DEQUANTIZE) for i in inputs):
             continue
         try:
+            if q is not None:  # int8 as the model has it
+                _replace(gm, node, [Operand(i, q) for i in inputs])
+                continue
             operands = [dequantized(i, index) for index, i in enumerate(inputs)]
             if any(o.q != operands[0].q for o in operands):
                 continue  # passes/fold_quantized.py brings them to one scale
@@ -59,17 +67,26 @@ def sink_dequantize(gm: fx.GraphModule) -> None:
             node.meta["mera_reason"] = str(reason)
 
 
-def _sink(gm: fx.GraphModule, node: fx.Node, operands: list[Operand]) -> None:
-    q, last = operands[0].q, args_of(node)[0]
-    dequantize: Any = last[-1] if isinstance(last, list | tuple) else last
-
-    def emit(target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        new = call(gm, node, target, *args, val=value(node).to(torch.int8), **kwargs)
-        new.meta["q"] = q
+def _moved(gm: fx.GraphModule, node: fx.Node, operands: list[Operand]) -> fx.Node:
+    def emit(target: Any, *args: Any, val: Any = None, **kwargs: Any) -> fx.Node:
+        new = call(gm, node, target, *args, val=value(node).to(torch.int8) if val is None else val, **kwargs)
+        new.meta["q"] = operands[0].q
         return new
 
     with gm.graph.inserting_before(node):
-        moved = MOVES[node.target](gm, node, operands, emit)
+        return MOVES[node.target](gm, node, operands, emit)
+
+
+def _replace(gm: fx.GraphModule, node: fx.Node, operands: list[Operand]) -> None:
+    node.replace_all_uses_with(_moved(gm, node, operands))
+    gm.graph.erase_node(node)
+
+
+def _sink(gm: fx.GraphModule, node: fx.Node, operands: list[Operand]) -> None:
+    last = args_of(node)[0]
+    dequantize: Any = last[-1] if isinstance(last, list | tuple) else last
+    moved = _moved(gm, node, operands)
+    with gm.graph.inserting_before(node):
         result = call(gm, node, DEQUANTIZE, moved, *args_of(dequantize)[1:])
         result.meta["origins"] = ()
     node.replace_all_uses_with(result)
@@ -93,7 +110,8 @@ def constant_pad(gm: fx.GraphModule, node: fx.Node, x: list[Operand], emit: Call
     pads = [int(p) for p in a["pad"]]
     pad_not_negative(pads=pads)
     pad_not_batch(rank=len(shape(x[0].node)), dims=max((i // 2 + 1 for i, p in enumerate(pads) if p), default=0))
-    return emit(pad, x[0].node, pads, x[0].q.quantize(float(a["value"])))
+    level = int(a["value"]) if value(node).dtype is torch.int8 else x[0].q.quantize(float(a["value"]))
+    return emit(pad, x[0].node, pads, level)
 
 
 @moves(aten.max_pool2d.default)
@@ -104,6 +122,32 @@ def max_pool(gm: fx.GraphModule, node: fx.Node, x: list[Operand], emit: Callable
         max_pool2d, x[0].node, kernel=kernel, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode,
         clamp=(-128, 127),
     )  # fmt: skip
+
+
+@moves(aten.amax.default, aten.amin.default)
+def extremum(gm: fx.GraphModule, node: fx.Node, x: list[Operand], emit: Callable[..., fx.Node]) -> fx.Node:
+    """The least is the complement of the greatest complement."""
+    a, rank = arguments(node), len(shape(x[0].node))
+    given = [a["dim"]] if isinstance(a["dim"], int) else list(a["dim"] or range(rank))
+    window_of = {"dims": tuple(sorted({normalized_dim(d, rank) for d in given})), "keepdim": bool(a["keepdim"])}
+    if node.target is aten.amax.default:
+        return emit(amax, x[0].node, **window_of)
+    turned = emit(lut, x[0].node, add_constant(gm, ~INDICES, "table"), val=value(x[0].node))
+    return emit(lut, emit(amax, turned, **window_of), add_constant(gm, ~INDICES, "table"))
+
+
+@constraint
+def index_of_elements(*, index: fx.Node, count: int) -> bool:
+    """index_select must have a constant index of at least one element, got {index} ({count} are known)"""
+    return count > 0
+
+
+@moves(aten.index_select.default)
+def index_select(gm: fx.GraphModule, node: fx.Node, x: list[Operand], emit: Callable[..., fx.Node]) -> fx.Node:
+    dim, index = args_of(node)[1:3]
+    held = constant(gm, index)
+    index_of_elements(index=index, count=0 if held is None else held.numel())
+    return emit(take, x[0].node, normalized_dim(int(dim), len(shape(x[0].node))), index)
 
 
 @constraint
@@ -123,10 +167,10 @@ def clamp(gm: fx.GraphModule, node: fx.Node, x: list[Operand], emit: Callable[..
     return emit(lut, x[0].node, add_constant(gm, INDICES.clamp(low, high), "table"))
 
 
-@moves(aten.upsample_nearest2d.default)
+@moves(*NEAREST)
 def upsample(gm: fx.GraphModule, node: fx.Node, x: list[Operand], emit: Callable[..., fx.Node]) -> fx.Node:
-    (h, w), (out_h, out_w) = shape(x[0].node)[-2:], shape(node)[-2:]
-    return emit(resize_nearest, x[0].node, (out_h // h, out_w // w))
+    rows, columns = positions(gm, node)
+    return emit(resize_nearest, x[0].node, add_constant(gm, rows, "rows"), add_constant(gm, columns, "columns"))
 
 
 def clamp_bounds(clamps: list[fx.Node] | tuple[fx.Node, ...], q: Any, bounds: tuple[int, int]) -> tuple[int, int]:

@@ -14,13 +14,14 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
 from mera_torch.errors import CalibrationError, InvalidModelError, UnsupportedError
 
-from .canonicalize import separate_shared_convolutions
+from .canonicalize import remove_in_place, separate_shared_convolutions
 from .config import QuantConfig
 from .convert import convert
 from .correct_bias import correct_bias
 from .equalize import equalize
 from .patterns import value_of
 from .quantizer import MeraQuantizer
+from .recognize import recognize
 
 Inputs = tuple[Any, ...]
 _TRANSFORM_BATCHES = 32  # as many inputs' activations are held at once by equalization and bias correction
@@ -59,6 +60,8 @@ def quantize(
     options = QuantConfig.of(config)
     examples = as_inputs(example_inputs)
     exported = _export(model, examples)
+    remove_in_place(exported)
+    recognize(exported)
     separate_shared_convolutions(exported)
     batches = _checked(calibration, examples)
     first = list(islice(batches, _TRANSFORM_BATCHES)) if options.equalize or options.correct_bias else []

@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from . import operators as ops
 from .patterns import argument, constant_of, find_constants, is_float32, value_of
+from .recognize import recognize
 
 aten: Any = torch.ops.aten
 
@@ -19,13 +20,15 @@ def canonicalize(model: GraphModule, *, is_qat: bool = False) -> GraphModule:
     """Rewrites `model` in place and returns it; every rewrite computes the same function.
 
     In-place operators become functional ones, ``split``, ``chunk`` and ``unbind`` become slices, ``padding="same"``
-    becomes numbers, dropout outside training vanishes, and a batch norm in evaluation that follows no convolution
-    becomes a depthwise 1x1 convolution. With `is_qat` dropout and batch norm stay as they are, since training changes
-    them.
+    becomes numbers, what `recognize` knows becomes one operator, a product with a constant matrix becomes a linear,
+    dropout outside training vanishes, and a batch norm in evaluation that follows no convolution becomes a depthwise
+    1x1 convolution. With `is_qat` dropout and batch norm stay as they are, since training changes them.
     """
     remove_in_place(model)
     split_to_slices(model)
     explicit_padding(model)
+    recognize(model)
+    products_to_linear(model)
     if not is_qat:
         remove_dropout(model)
         batch_norm_to_depthwise(model)
@@ -127,6 +130,38 @@ def explicit_padding(model: GraphModule) -> None:
             (x, weight, bias, stride, before, dilation, groups),
             {},
         )
+
+
+def products_to_linear(model: GraphModule) -> None:
+    """``x @ w`` and ``addmm(b, x, w)`` with a parameter or buffer w [K, N] become ``linear(x, w.T, b)``."""
+    for node in list(model.graph.nodes):
+        if node.op != "call_function" or node.target not in ops.PRODUCTS:
+            continue
+        bias, x, w = node.args[:3] if node.target is aten.addmm.default else (None, *node.args[:2])
+        shape = value_of(w)
+        if not isinstance(x, Node) or x.op == "get_attr" or node.kwargs or shape is None or shape.dim() != 2:
+            continue
+        b = value_of(bias) if bias is not None else None
+        if b is not None and (b.dim() != 1 or b.shape[0] != shape.shape[1]):
+            continue
+        with model.graph.inserting_before(node):
+            weight = _transposed_constant(model, node, w)
+        if weight is not None:
+            node.target, node.args = aten.linear.default, (x, weight, *([bias] if bias is not None else []))
+
+
+def _transposed_constant(model: GraphModule, node: Node, w: Node) -> Node | None:
+    """The constant whose transpose `w` is."""
+    if w.op == "get_attr":
+        return _constant(model, f"{node.name}_weight", constant_of(model, w).t().contiguous())
+    args: tuple[Any, ...] = w.args
+    turned = (
+        w.target in (aten.t.default, aten.numpy_T.default)
+        or (w.target is aten.permute.default and list(args[1]) == [1, 0])
+        or (w.target is aten.transpose.int and {int(d) % 2 for d in args[1:3]} == {0, 1})
+    )
+    source = args[0] if turned else None
+    return source if isinstance(source, Node) and source.op == "get_attr" else None
 
 
 def remove_dropout(model: GraphModule) -> None:

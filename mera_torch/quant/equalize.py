@@ -26,7 +26,7 @@ aten: Any = torch.ops.aten
 _LARGEST_FACTOR = 64.0
 # f(x / d) = f(x) / d for d > 0 of each channel.
 _HOMOGENEOUS = (
-    ops.MAX_POOL | ops.AVG_POOL | ops.ADAPTIVE_AVG_POOL | ops.MEAN | {aten.relu.default, aten.upsample_nearest2d.vec}
+    ops.MAX_POOL | ops.AVG_POOL | ops.ADAPTIVE_AVG_POOL | ops.MEAN | ops.NEAREST | ops.BILINEAR | {aten.relu.default}
 )
 
 

@@ -149,7 +149,7 @@ class HistogramObserver(ActivationObserver):
 
 
 class WeightObserver(_NamedObserver):
-    """int8 symmetric weights: scale = largest magnitude / 127, per channel of axis 0 or per tensor.
+    """int8 symmetric weights: scale = largest magnitude / 127, per channel of dimension `axis` or per tensor.
 
     `bounds` (an activation's observer, the bias) keeps the derived bias scale so large that the bias fits in int32: a
     channel whose weights are all but zero would otherwise saturate its bias.
@@ -157,11 +157,11 @@ class WeightObserver(_NamedObserver):
 
     def __init__(
         self, dtype: torch.dtype = torch.int8, quant_min: int = -127, quant_max: int = 127,
-        qscheme: torch.qscheme = torch.per_channel_symmetric, **_: Any,
+        qscheme: torch.qscheme = torch.per_channel_symmetric, axis: int = 0, **_: Any,
     ) -> None:  # fmt: skip
         super().__init__(dtype=dtype)
         self.quant_min, self.quant_max = quant_min, quant_max
-        self.qscheme, self.ch_axis = qscheme, 0
+        self.qscheme, self.ch_axis = qscheme, axis
         self.per_channel = qscheme == torch.per_channel_symmetric
         self._seen: tuple[int, int] | None = None
         self.bounds: tuple[ObserverBase, torch.Tensor] | None = None
@@ -174,7 +174,8 @@ class WeightObserver(_NamedObserver):
         if self._seen == seen:  # a constant weight is measured once, not at each batch
             return weight
         self._seen, w = seen, weight.detach()
-        self.largest = w.abs().amax(dim=tuple(range(1, w.dim()))) if self.per_channel else w.abs().amax()[None]
+        others = tuple(d for d in range(w.dim()) if d != self.ch_axis)
+        self.largest = w.abs().amax(dim=others) if self.per_channel else w.abs().amax()[None]
         if not torch.isfinite(self.largest).all():
             raise CalibrationError(f"{self.where} holds NaN or infinity")
         return weight

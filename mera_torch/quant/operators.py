@@ -6,10 +6,16 @@ from typing import Any
 
 import torch
 
+from mera_torch import library  # noqa: F401  (registers its operators)
+
 aten: Any = torch.ops.aten
+LIBRARY: Any = torch.ops.mera_torch
 
 CONV = frozenset({aten.conv2d.default, aten.conv2d.padding, aten.convolution.default})
+CONV_1D = frozenset({aten.conv1d.default, aten.conv1d.padding})
+CONV_TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input})
 LINEAR = frozenset({aten.linear.default})
+PRODUCTS = frozenset({aten.mm.default, aten.matmul.default, aten.addmm.default})
 BATCH_NORM = frozenset({aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default})
 
 # Fused into the operator before them: a clamp of its int8 result.
@@ -35,13 +41,29 @@ FIXED_QPARAMS = {
     aten.sigmoid.default: (1.0 / 255.0, -128),
     aten.hardsigmoid.default: (1.0 / 255.0, -128),
     aten.tanh.default: (1.0 / 127.0, 0),
+    aten.softmax.int: (1.0 / 256.0, -128),
+    aten._softmax.default: (1.0 / 256.0, -128),
 }
 
+NEAREST = frozenset({
+    aten.upsample_nearest1d.default, aten.upsample_nearest1d.vec, aten.upsample_nearest2d.default,
+    aten.upsample_nearest2d.vec, aten._upsample_nearest_exact1d.default, aten._upsample_nearest_exact1d.vec,
+    aten._upsample_nearest_exact2d.default, aten._upsample_nearest_exact2d.vec, LIBRARY.resize_nearest.default,
+})  # fmt: skip
+BILINEAR = frozenset({
+    aten.upsample_linear1d.default, aten.upsample_linear1d.vec, aten.upsample_bilinear2d.default,
+    aten.upsample_bilinear2d.vec, LIBRARY.resize_bilinear.default,
+})  # fmt: skip
+SOFTMAX = frozenset({aten.softmax.int, aten._softmax.default})
+PRELU = frozenset({aten.prelu.default})
+EXTREMA = frozenset({aten.maximum.default, aten.minimum.default})
 MAX_POOL = frozenset({aten.max_pool2d.default})
+MAX_POOL_1D_3D = frozenset({aten.max_pool1d.default, aten.max_pool3d.default})
+AVG_POOL_1D = frozenset({aten.avg_pool1d.default, aten.adaptive_avg_pool1d.default})
 AVG_POOL = frozenset({aten.avg_pool2d.default})
 ADAPTIVE_AVG_POOL = frozenset({aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default})
 MEAN = frozenset({aten.mean.dim})
-CAT = frozenset({aten.cat.default})
+CAT = frozenset({aten.cat.default, aten.stack.default})
 PAD = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 
 # Values move but do not change: the output has the input's quantization.
@@ -50,9 +72,13 @@ MOVE = frozenset({
     aten.flatten.using_ints, aten.unflatten.int, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default,
     aten.unsqueeze.default, aten.permute.default, aten.transpose.int, aten.t.default, aten.contiguous.default,
     aten.clone.default, aten.alias.default, aten.detach.default, aten.dropout.default, aten.feature_dropout.default,
-    aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default, aten.upsample_nearest2d.vec,
-    aten.upsample_nearest2d.default,
-})  # fmt: skip
+    aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default, aten.amax.default,
+    aten.amin.default, aten.flip.default, aten.roll.default, aten.expand.default, aten.repeat.default,
+    aten.tile.default, aten.repeat_interleave.self_int,
+}) | NEAREST  # fmt: skip
+
+# Likewise, if the indices are one constant vector.
+PICK = frozenset({aten.index_select.default, aten.index.Tensor})
 
 # In-place operators and what they compute; `canonicalize` rewrites the former to the latter.
 FUNCTIONAL = {

@@ -24,8 +24,10 @@ class QuantizedOp:
         inputs: The activations it reads, without repetition.
         weight: Weight of a convolution or linear, [Co, ...]; constant.
         bias: Its bias, [Co]; constant.
+        axis: The dimension of the weight that is the output channels'.
         shares: All inputs and the output have one quantization.
         moves: It moves values and computes nothing: worth int8 only beside an operator that does.
+        inner: Worth int8 only between operators that compute in int8; before float ones its result is better in float.
         fixed: (scale, zero point) of the output, when its range is known.
     """
 
@@ -33,8 +35,10 @@ class QuantizedOp:
     inputs: tuple[Node, ...]
     weight: Node | None = None
     bias: Node | None = None
+    axis: int = 0
     shares: bool = False
     moves: bool = False
+    inner: bool = False
     fixed: tuple[float, int] | None = None
 
     @property
@@ -118,8 +122,17 @@ def argument(node: Node, index: int, name: str, default: object = None) -> objec
 
 
 def _match(node: Node, constants: set[Node]) -> QuantizedOp | None:
-    if node.target in ops.CONV or node.target in ops.LINEAR:
+    if node.target in ops.CONV | ops.CONV_1D | ops.CONV_TRANSPOSED | ops.LINEAR:
         return _weighted(node, constants)
+    if node.target in ops.PRELU:
+        return QuantizedOp((node,), _inputs(node)[:1]) if node.args[1] in constants else None
+    if node.target in ops.EXTREMA:
+        same = len({value.shape for x in _inputs(node) if (value := value_of(x)) is not None}) == 1
+        return QuantizedOp((node,), _inputs(node), shares=True) if same and len(_inputs(node)) == 2 else None
+    if node.target in ops.PICK:
+        picks = node.all_input_nodes[1:]
+        known = len(picks) == 1 and picks[0] in constants and value_of(picks[0]) is not None
+        return QuantizedOp((node,), _inputs(node)[:1], shares=True, moves=True) if known else None
     if node.target in ops.SCALAR_BINARY:
         return _binary(node)
     if node.target is ops.aten.batch_norm.default:
@@ -131,12 +144,17 @@ def _match(node: Node, constants: set[Node]) -> QuantizedOp | None:
         return QuantizedOp((node,), _inputs(node), shares=True, moves=True)
     if node.target in ops.MOVE:
         return QuantizedOp((node,), _inputs(node)[:1], shares=True, moves=True)
+    if node.target in ops.SOFTMAX:
+        return QuantizedOp((node,), _inputs(node), inner=True, fixed=ops.FIXED_QPARAMS[node.target])
+    if node.target in ops.BILINEAR:
+        return QuantizedOp((node,), _inputs(node)[:1], shares=True)
     if node.target in ops.PAD:
-        mode, value = argument(node, 2, "mode", "constant"), argument(node, 3, "value")
-        if node.target is ops.aten.constant_pad_nd.default:
-            mode, value = "constant", argument(node, 2, "value", 0)
-        finite = isinstance(value, (int, float, type(None))) and math.isfinite(value or 0)
-        return QuantizedOp((node,), _inputs(node), shares=True, moves=True) if mode == "constant" and finite else None
+        constant = node.target is ops.aten.constant_pad_nd.default
+        mode = "constant" if constant else argument(node, 2, "mode", "constant")
+        fill = argument(node, 2, "value", 0) if constant else argument(node, 3, "value")
+        finite = isinstance(fill, (int, float, type(None))) and math.isfinite(fill or 0)
+        known = finite if mode == "constant" else mode in ("reflect", "replicate", "circular")
+        return QuantizedOp((node,), _inputs(node), shares=True, moves=True) if known else None
     return _pool(node)
 
 
@@ -147,14 +165,21 @@ def _weighted(node: Node, constants: set[Node]) -> QuantizedOp | None:
     x_value, weight_value = value_of(x), value_of(weight)
     if x_value is None or weight_value is None:
         return None
-    if node.target in ops.CONV and (x_value.dim() != 4 or weight_value.dim() != 4):
+    if node.target not in ops.LINEAR and (x_value.dim() not in (3, 4) or weight_value.dim() != x_value.dim()):
         return None
-    if node.target is ops.aten.convolution.default and node.args[6]:  # transposed
-        return None
+    axis = 0
+    if node.target in ops.CONV_TRANSPOSED or (node.target is ops.aten.convolution.default and node.args[6]):
+        position = 8 if node.target is ops.aten.convolution.default else 6
+        groups = argument(node, position, "groups", 1)
+        axis = 0 if groups == weight_value.shape[0] else 1
     bias_node = bias if isinstance(bias, Node) and bias in constants else None
     if isinstance(bias, Node) and bias_node is None:
         return None
-    return QuantizedOp((node,), (x,), weight, bias_node)
+    result = value_of(node)
+    channels = result.shape[-1 if node.target in ops.LINEAR else 1] if result is not None else 0
+    if weight_value.shape[axis] != channels:  # several channels have one scale: the bias stays float
+        bias_node = None
+    return QuantizedOp((node,), (x,), weight, bias_node, axis)
 
 
 def _batch_norm(node: Node) -> QuantizedOp | None:
@@ -181,7 +206,15 @@ def _binary(node: Node) -> QuantizedOp | None:
 def _pool(node: Node) -> QuantizedOp | None:
     x = node.args[0] if node.args and isinstance(node.args[0], Node) else None
     value, result = (value_of(x) if x is not None else None), value_of(node)
-    if x is None or value is None or result is None or value.dim() != 4:
+    if x is None or value is None or result is None:
+        return None
+    if node.target in ops.MEAN:
+        return QuantizedOp((node,), (x,)) if isinstance(argument(node, 1, "dim"), (list, tuple)) else None
+    if node.target in ops.MAX_POOL_1D_3D:
+        return QuantizedOp((node,), (x,), shares=True)
+    if node.target in ops.AVG_POOL_1D and value.dim() == 3:
+        return QuantizedOp((node,), (x,), shares=result.shape[2] != 1)
+    if value.dim() != 4:
         return None
     averages = result.shape[2:] == (1, 1)
     if node.target in ops.MAX_POOL:
@@ -197,17 +230,13 @@ def _pool(node: Node) -> QuantizedOp | None:
             and not any(_pair(argument(node, 3, "padding", 0)))
         )
         return QuantizedOp((node,), (x,), shares=not whole)
-    if node.target in ops.MEAN:
-        dims = argument(node, 1, "dim")
-        over_hw = isinstance(dims, (list, tuple)) and {d % 4 for d in dims if isinstance(d, int)} == {2, 3}
-        return QuantizedOp((node,), (x,)) if over_hw else None
     return None
 
 
 def _fused_after(node: Node, excluded: Callable[[Node], bool]) -> Iterator[Node]:
     """What is computed within `node`'s operator: batch norm (QAT) and then a clamp, each the only user of the one
     before."""
-    takes_clamp = ops.CONV | ops.LINEAR | ops.BINARY | {ops.aten.batch_norm.default}
+    takes_clamp = ops.CONV | ops.CONV_1D | ops.CONV_TRANSPOSED | ops.LINEAR | ops.BINARY | {ops.aten.batch_norm.default}
     last = node
     if node.target in ops.CONV and (bn := _only_user(last)) is not None and bn.target is ops.aten.batch_norm.default:
         yield (last := bn)

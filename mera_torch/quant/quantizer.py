@@ -74,7 +74,7 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Marks in `model` (in place) which edges and nodes are quantized, and how."""
-        self.found = _drop_idle_moves(find_quantized_ops(model.graph, self._is_excluded))
+        self.found = _drop_idle(find_quantized_ops(model.graph, self._is_excluded))
         groups = _sharing_groups(self.found)
         fixed = _fixed_groups(self.found, groups) if self.config.fixed_ranges else {}
         readers = {op.nodes[0]: op for op in self.found}
@@ -102,7 +102,7 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
                 for value in op.inputs:
                     annotation.input_qspec_map[value] = activation(value, (value, node))
                 if op.weight is not None:
-                    annotation.input_qspec_map[op.weight] = self._weight_spec()
+                    annotation.input_qspec_map[op.weight] = self._weight_spec(op.axis)
                 if op.weight is not None and op.bias is not None:
                     annotation.input_qspec_map[op.bias] = self._bias_spec((op.inputs[0], node), (op.weight, node))
             if node in outputs:
@@ -149,15 +149,15 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
             constructor = MinMaxObserver
         return QuantizationSpec(torch.int8, constructor, -128, 127, torch.per_tensor_affine)
 
-    def _weight_spec(self) -> QuantizationSpec:
+    def _weight_spec(self, axis: int) -> QuantizationSpec:
         per_channel = self.config.per_channel_weights
         scheme = torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric
-        constructor: Any = WeightObserver
-        if self.is_qat:
-            constructor = FakeQuantize.with_args(
-                observer=PerChannelMinMaxObserver if per_channel else TorchMinMaxObserver
-            )
-        return QuantizationSpec(torch.int8, constructor, -127, 127, scheme, 0 if per_channel else None)
+        constructor: Any = WeightObserver.with_args(axis=axis)
+        if self.is_qat and per_channel:
+            constructor = FakeQuantize.with_args(observer=PerChannelMinMaxObserver, ch_axis=axis)
+        elif self.is_qat:
+            constructor = FakeQuantize.with_args(observer=TorchMinMaxObserver)
+        return QuantizationSpec(torch.int8, constructor, -127, 127, scheme, axis if per_channel else None)
 
     def _bias_spec(self, activation: EdgeOrNode, weight: EdgeOrNode) -> DerivedQuantizationSpec:
         per_channel = self.config.per_channel_weights
@@ -195,18 +195,28 @@ def _sharing_groups(found: Iterable[QuantizedOp]) -> _Groups:
     return groups
 
 
-def _drop_idle_moves(found: list[QuantizedOp]) -> list[QuantizedOp]:
-    """Without the operators that only move values among float operators: int8 would cost accuracy and gain nothing
-    there."""
-    made = {op.output for op in found if not op.moves}
+def _drop_idle(found: list[QuantizedOp]) -> list[QuantizedOp]:
+    """Without the operators that only move values among float operators, and inner ones beside a float operator: int8
+    would cost accuracy and gain nothing there."""
+
+    def idles(op: QuantizedOp) -> bool:
+        return op.moves or op.inner
+
+    made = {op.output for op in found if not idles(op)}
     for op in found:
-        if op.moves and not made.isdisjoint(op.inputs):
+        if idles(op) and not made.isdisjoint(op.inputs):
             made.add(op.output)
-    used = {value for op in found if not op.moves for value in op.inputs}
+    used = {value for op in found if not idles(op) for value in op.inputs}
     for op in reversed(found):
-        if op.moves and op.output in used:
+        if idles(op) and op.output in used:
             used.update(op.inputs)
-    return [op for op in found if not op.moves or op.output in made or op.output in used]
+
+    def works(op: QuantizedOp) -> bool:
+        sides = op.output in made, op.output in used
+        return all(sides) if op.inner else any(sides) or not op.moves
+
+    kept = [op for op in found if works(op)]
+    return kept if len(kept) == len(found) else _drop_idle(kept)
 
 
 def _fixed_groups(found: list[QuantizedOp], groups: _Groups) -> dict[Node, tuple[float, int]]:

@@ -87,7 +87,10 @@ def contents(model: ImportedModel) -> Contents:
     for node in model.graph.nodes:
         if node.op != "call_function":
             continue
-        name, op = _of_file(node) if info.format != "pt2" else (node.name, op_name(node.target))
+        found = (node.name, op_name(node.target)) if info.format == "pt2" else _of_file(node)
+        if found is None:
+            continue
+        name, op = found
         counts.setdefault(op, set()).add(name)
         macs[op] = macs.get(op, 0) + macs_of(node)
         for source in node.all_input_nodes:
@@ -99,11 +102,11 @@ def contents(model: ImportedModel) -> Contents:
     return Contents(info.format, info.inputs, info.outputs, tuple(rows), _quantized(model))
 
 
-def _of_file(node: fx.Node) -> tuple[str, str]:
-    """Name and operator in the file; those of the graph where the file's are not known."""
+def _of_file(node: fx.Node) -> tuple[str, str] | None:
+    """Name and operator in the file; None for what only changes the type of an input or output."""
     stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
     if not stack:
-        return node.name, op_name(node.target)
+        return None
     name, op = list(stack.values())[-1]
     return str(name), str(op).partition(".")[2]
 

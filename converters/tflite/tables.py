@@ -85,8 +85,6 @@ def hard_swish(x: QParams, y: QParams) -> Table:
         slope = _divide_by_power(slope, -shift)
     slope = (slope + 32768) >> 1
     product = np.trunc(slope * preshift / 32768).astype(np.int64)
-    if out_shift > 0:  # an output 128 times as fine as the input, for which TFLite's result is undefined
-        return _levels(product << out_shift, y)
     return _levels(_divide_by_power(product, -out_shift), y)
 
 

@@ -58,15 +58,10 @@ void step_dma(machine *k, int channel)
         if (x->b < f[LOAD_run]) continue;
         x->b = 0;
         if (++x->a < f[LOAD_n0] * f[LOAD_n1] * f[LOAD_n2]) continue;
-        mera_event *event = &k->event_of[x->index];
-        event->start_cycle = x->begin;
-        event->end_cycle = k->now + 1;
-        event->stall_cycles = x->stall;
         mera_layer_stats *layer = x->i->node >= 0 ? &k->s->layers[x->i->node] : NULL;
         *(load ? &k->s->stats.dram_bytes_read : &k->s->stats.dram_bytes_written) += x->d;
         if (layer) *(load ? &layer->dram_bytes_read : &layer->dram_bytes_written) += x->d;
-        finish(k, x->index, load ? DNA_PIPELINE_CYCLES : k->p->platform.dram_latency_cycles);
-        idle(k, e);
+        retire(k, e, load ? DNA_PIPELINE_CYCLES : k->p->platform.dram_latency_cycles);
         return;
     }
 }

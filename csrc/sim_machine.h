@@ -130,6 +130,18 @@ static inline void idle(machine *k, int e)
     k->active[e >> 6] &= ~((uint64_t)1 << (e & 63));
 }
 
+/* The instruction that engine e works on is done, its results to be seen `latency` cycles later; the engine is idle. */
+static inline void retire(machine *k, int e, int64_t latency)
+{
+    const engine *x = &k->engines[e];
+    mera_event *event = &k->event_of[x->index];
+    event->start_cycle = x->begin;
+    event->end_cycle = k->now + 1;
+    event->stall_cycles = x->stall;
+    finish(k, x->index, latency);
+    idle(k, e);
+}
+
 /* ---- SRAM ---- */
 
 static inline int bank_of(const machine *k, int64_t word)

@@ -105,10 +105,5 @@ void step_window(machine *k, int unit)
         if (!x->flushing) x->ready = 0;
     }
     if (!x->flushing || x->words > 0) return;
-    mera_event *event = &k->event_of[x->index];
-    event->start_cycle = x->begin;
-    event->end_cycle = k->now + 1;
-    event->stall_cycles = x->stall;
-    finish(k, x->index, DNA_PIPELINE_CYCLES);
-    idle(k, e);
+    retire(k, e, DNA_PIPELINE_CYCLES);
 }

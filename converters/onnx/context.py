@@ -33,7 +33,7 @@ import torch
 from onnx import AttributeProto, GraphProto, NodeProto
 from torch import fx
 
-from mera_torch.errors import InvalidModelError, UnsupportedError
+from mera_torch.errors import InternalError, InvalidModelError, UnsupportedError
 
 from ..graph import LARGEST, GraphBuilder, Value, is_constant
 from ..registry import REGISTRY, find
@@ -270,7 +270,8 @@ class OnnxBuilder(GraphBuilder):
     def subgraph(self, graph: GraphProto, inputs: Sequence[Value]) -> list[Value]:
         """Converts the body of the control-flow node being converted, with these values for its inputs."""
         around = self._scope
-        assert around is not None, "subgraph() is called by conversions alone"
+        if around is None:
+            raise InternalError("subgraph() is called outside of a conversion")
         if len(inputs) != len(graph.input):
             raise self.invalid(f"its subgraph {graph.name!r} takes {len(graph.input)} inputs, got {len(inputs)}")
         scope = Scope(around.opsets, around, around.attributes, around.prefix, around.provenance)

@@ -63,6 +63,12 @@ PLAIN: dict[str, Any] = {
     "ATAN2": aten.atan2.default,
     "BITWISE_XOR": aten.bitwise_xor.Tensor,
     "RIGHT_SHIFT": aten.bitwise_right_shift.Tensor,
+    "EQUAL": aten.eq.Tensor,
+    "NOT_EQUAL": aten.ne.Tensor,
+    "GREATER": aten.gt.Tensor,
+    "GREATER_EQUAL": aten.ge.Tensor,
+    "LESS": aten.lt.Tensor,
+    "LESS_EQUAL": aten.le.Tensor,
 }
 
 
@@ -113,22 +119,6 @@ def add_n(op: Op) -> None:
     for i in range(1, op.count):
         total = op.b.call(aten.add.Tensor, total, op.real(i, first))
     op.give(total, first)
-
-
-COMPARISONS: dict[str, Any] = {
-    "EQUAL": aten.eq.Tensor,
-    "NOT_EQUAL": aten.ne.Tensor,
-    "GREATER": aten.gt.Tensor,
-    "GREATER_EQUAL": aten.ge.Tensor,
-    "LESS": aten.lt.Tensor,
-    "LESS_EQUAL": aten.le.Tensor,
-}
-
-
-@converts("tflite", *COMPARISONS)
-def compare(op: Op) -> None:
-    a, b, first = operands(op)
-    op.give(op.b.call(COMPARISONS[op.code], a, b), first)
 
 
 @converts("tflite", "LOGICAL_AND", "LOGICAL_OR")

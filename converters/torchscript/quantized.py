@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from mera_torch.errors import InternalError
+
 from ..graph import GraphBuilder, Value, identifier
 from ..registry import converts
 from .call import Call
@@ -61,7 +63,8 @@ def operand(call: Call, index: int) -> Ref:
 
 
 def _q(x: Ref) -> Quantization:
-    assert x.q is not None
+    if x.q is None:
+        raise InternalError("a tensor without quantization where operand() lets none through")
     return x.q
 
 

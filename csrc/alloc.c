@@ -204,11 +204,7 @@ static mera_status reorder(compiler *c)
     c->jobs.at = jobs;
     c->jobs.space = count + 1;
     ctx_free(c->ctx, keys);
-    for (size_t b = 0; b < c->buffers.count; b++) {
-        c->buffers.at[b].first = INT64_MAX;
-        c->buffers.at[b].last = -1;
-    }
-    return find_ranges(c);
+    return MERA_OK;
 }
 
 static void place_dram(compiler *c)
@@ -238,6 +234,16 @@ mera_status stage_alloc(compiler *c)
     TRY(place_residents(c, grain, &rects, &count));
     TRY(place_floats(c, grain, rects, count));
     TRY(reorder(c));
+    return finish_alloc(c);
+}
+
+mera_status finish_alloc(compiler *c)
+{
+    for (size_t b = 0; b < c->buffers.count; b++) {
+        c->buffers.at[b].first = INT64_MAX;
+        c->buffers.at[b].last = -1;
+    }
+    TRY(find_ranges(c));
     place_dram(c);
     c->sram_peak = 0;
     for (size_t b = 0; b < c->buffers.count; b++)

@@ -51,12 +51,137 @@ static mera_status say_what_fits(compiler *c)
     return fail(c->ctx, MERA_DOES_NOT_FIT, "%s (not even %lld bytes of SRAM would do)", why, (long long)most);
 }
 
+/* ---- several networks ---- */
+
+static mera_status prepare(compiler *c, mera_graph *graph, const mera_platform *platform, const mera_options *options);
+static void free_compiler(compiler *c);
+
+/* Goes on from stage alloc: the cycles of the program. */
+static mera_status time_compiled(compiler *c, int64_t *cycles)
+{
+    mera_program *program;
+    mera_simulator *simulator = NULL;
+    mera_stats stats;
+    TRY(stage_schedule(c));
+    TRY(stage_program(c, &program));
+    mera_status status = mera_simulator_create(program, &simulator);
+    if (status == MERA_OK) status = mera_simulator_stats(simulator, &stats);
+    if (status == MERA_OK) *cycles = stats.cycles;
+    mera_simulator_destroy(simulator);
+    mera_program_destroy(program);
+    return status;
+}
+
+#define NEAR_THE_FLOOR 0.02 /* so near to what all arrangements take, the next one is not tried */
+#define MOST_IN_TURN 16     /* networks: each of them costs a pass over the whole graph */
+
+/* Compiles one network of c's graph up to stage alloc, as if it were alone. */
+static mera_status fit_alone(const compiler *c, int32_t network, bool last, compiler *one)
+{
+    TRY(prepare(one, c->graph, &c->platform, &c->options));
+    TRY(stage_fuse(one));
+    TRY(find_networks(one));
+    keep_network(one, network, last);
+    return fit(one);
+}
+
+/* Adds every network as if it were alone, in the order of the layers. */
+static mera_status fit_in_turn(compiler *c)
+{
+    for (size_t i = 0; i < c->layers.count;) {
+        const int32_t network = c->layers.at[i].network;
+        while (i < c->layers.count && c->layers.at[i].network == network) i++;
+        compiler one;
+        mera_status status = fit_alone(c, network, i == c->layers.count, &one);
+        if (status == MERA_OK) status = add_network(c, &one);
+        free_compiler(&one);
+        TRY(status);
+    }
+    return finish_alloc(c);
+}
+
+/* The cycles of all networks' own programs, one after the other; INT64_MAX if one does not fit. */
+static mera_status time_alone(const compiler *c, int64_t *cycles)
+{
+    *cycles = 0;
+    for (int32_t n = 0; n < c->networks; n++) {
+        compiler one;
+        int64_t mine = 0;
+        mera_status status = fit_alone(c, n, n + 1 == c->networks, &one);
+        if (status == MERA_OK) status = time_compiled(&one, &mine);
+        free_compiler(&one);
+        *cycles = status == MERA_OK ? *cycles + mine : INT64_MAX;
+        if (status == MERA_DOES_NOT_FIT) return MERA_OK;
+        TRY(status);
+    }
+    return MERA_OK;
+}
+
+static mera_status fit_all(compiler *c) { return c->in_turn ? fit_in_turn(c) : fit(c); }
+
+/* The cycles of the program that an arrangement gives, INT64_MAX if it does not fit; adds to the layers' costs in `found`,
+ * unless it is NULL. */
+static mera_status try_arrangement(const compiler *c, const layer_cost *costs, const arrangement *a, layer_cost *found,
+                                   int64_t *cycles)
+{
+    compiler t;
+    mera_status status = prepare(&t, c->graph, &c->platform, &c->options);
+    *cycles = INT64_MAX;
+    if (status == MERA_OK) status = stage_fuse(&t);
+    if (status == MERA_OK) status = find_networks(&t);
+    if (status == MERA_OK) status = arrange(&t, costs, a);
+    if (status == MERA_OK) status = fit_all(&t);
+    if (status == MERA_OK && found) add_costs(&t, found);
+    if (status == MERA_OK) status = time_compiled(&t, cycles);
+    free_compiler(&t);
+    return status == MERA_DOES_NOT_FIT ? MERA_OK : status;
+}
+
+static bool is_worth_trying(const compiler *c, int rule, int units)
+{
+    const bool one_by_one = rule <= ORDER_LEAN_FIRST;
+    if (units == UNITS_IN_TURN) return one_by_one && c->networks <= MOST_IN_TURN;
+    return units != UNITS_DIVIDED || (!one_by_one && c->networks <= c->platform.units);
+}
+
+/* Puts the layers of several networks into the arrangement whose program takes the fewest cycles. One network after the
+ * other comes first: what layers cost there decides how others interleave them, and when there is little left to gain. */
+static mera_status arrange_networks(compiler *c, mera_progress progress, void *user)
+{
+    TRY(find_networks(c));
+    if (c->networks < 2) return MERA_OK;
+    layer_cost *costs = arena_array(&c->memory, c->layers.count + 1, sizeof *costs);
+    int32_t *orders[ORDER_COUNT];
+    int64_t least = INT64_MAX, alone = INT64_MAX, cycles;
+    if (!costs) return out_of_memory(c->ctx);
+    if (c->networks <= MOST_IN_TURN) TRY(time_alone(c, &alone));
+    TRY(list_orders(c, costs, orders));
+    arrangement best = {orders[ORDER_SEQUENCE], UNITS_SHARED};
+    for (int units = 0; units < UNITS_COUNT; units++)
+        for (int rule = 0; rule < ORDER_COUNT; rule++) {
+            const arrangement a = {orders[rule], (unit_rule)units};
+            if (!a.order || !is_worth_trying(c, rule, units)) continue;
+            const bool first = least == INT64_MAX;
+            TRY(report(c, progress, user, "order the networks", 1));
+            TRY(try_arrangement(c, costs, &a, first ? costs : NULL, &cycles));
+            if (first && cycles < INT64_MAX) TRY(list_orders(c, costs, orders));
+            if (cycles < least) {
+                least = cycles;
+                best = a;
+            }
+            if (least <= alone && (double)least <= (double)floor_of(c, costs) * (1 + NEAR_THE_FLOOR))
+                return arrange(c, costs, &best);
+        }
+    return arrange(c, costs, &best);
+}
+
 /* Runs the stages up to `last` ("isa" = all). */
 static mera_status compile(compiler *c, const char *last, mera_progress progress, void *user)
 {
     TRY(report(c, progress, user, "fuse", 0));
     TRY(stage_fuse(c));
     if (!strcmp(last, "fuse")) return MERA_OK;
+    TRY(arrange_networks(c, progress, user));
     TRY(report(c, progress, user, "plan, lower, allocate", 1));
     if (!strcmp(last, "tile") || !strcmp(last, "lower")) {
         c->chunk_bytes = attempts[0].chunk_bytes;
@@ -64,7 +189,7 @@ static mera_status compile(compiler *c, const char *last, mera_progress progress
         TRY(stage_plan(c));
         return last[0] == 't' ? MERA_OK : stage_lower(c);
     }
-    const mera_status status = fit(c);
+    const mera_status status = fit_all(c);
     if (status == MERA_DOES_NOT_FIT) return say_what_fits(c);
     TRY(status);
     if (!strcmp(last, "alloc")) return MERA_OK;

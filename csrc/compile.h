@@ -1,6 +1,7 @@
 /* compile.h: the second IR, between the DNA graph and the program, and the stages that work on it.
  *
  *   fuse      graph -> layers; every tensor gets a place: a root tensor and strides in it (views cost no copy)
+ *   networks  in what order, and on which units, the layers of several independent networks run
  *   plan      every root gets a home, SRAM or DRAM; every layer its row blocks
  *   lower     layers -> jobs (instructions whose addresses are relative to buffers) and buffers
  *   alloc     buffers get addresses; loads of constants and tiles move forward as far as memory allows
@@ -21,7 +22,7 @@ typedef struct root {
     int64_t shape[4]; /* dense NHWC */
     int64_t bytes;
     bool constant, is_input, is_output; /* is_output: the graph's output region is its DRAM home */
-    int32_t first_layer, last_layer;    /* live range; inputs and constants from 0, outputs to the end */
+    int32_t first_layer, last_layer;    /* live range: from the first to the last layer that touches it */
     bool dram;                          /* home */
     int32_t buffer;                     /* while lowering: the SRAM buffer, if resident */
     int32_t dram_buffer;                /* while lowering: the DRAM region, if it has one */
@@ -54,6 +55,9 @@ typedef struct layer {
     int32_t out;            /* tensor */
     int32_t conv_out;       /* CONV with add: the tensor between, whose quantization counts */
     VEC(copy_piece) pieces; /* COPY */
+    /* networks */
+    int32_t index, network;    /* in the order of the graph; of the independent networks, the one it belongs to */
+    int32_t first_unit, units; /* works on so many units, from first_unit on, around the end */
     /* plan */
     int64_t block_rows; /* output rows of one block; 0: the whole tensor, all images, at once */
     bool keep_weights;  /* weights stay in SRAM from block to block */
@@ -102,16 +106,67 @@ typedef struct compiler {
     int linger;          /* layers for which a dead resident buffer is not reused */
     int64_t slack;       /* SRAM bytes that plan must leave free, for fragmentation */
     int64_t sram_peak;
-    int32_t *order; /* schedule: job numbers in the order in which they start */
+    /* networks */
+    int32_t networks;  /* that share nothing but inputs and constants */
+    bool economical;   /* convolutions keep the sum of the arrays' cycles low, not those of the busiest array */
+    bool in_turn;      /* UNITS_IN_TURN */
+    int32_t next_unit; /* while lowering: the unit after the last one that an economical convolution took */
+    int32_t *order;    /* schedule: job numbers in the order in which they start */
     VEC(instr) code;
 } compiler;
 
 mera_status stage_fuse(compiler *c);
+void live_ranges(compiler *c); /* of the roots, by layers: again after these have changed places */
 mera_status stage_plan(compiler *c);
 mera_status stage_lower(compiler *c);
-mera_status stage_alloc(compiler *c); /* MERA_DOES_NOT_FIT asks compile.c to try a smaller plan */
+mera_status stage_alloc(compiler *c);  /* MERA_DOES_NOT_FIT asks compile.c to try a smaller plan */
+mera_status finish_alloc(compiler *c); /* its end: everything has an address in SRAM, and jobs are in their order */
 mera_status stage_schedule(compiler *c);
 mera_status stage_program(compiler *c, mera_program **program);
+
+/* ---- several networks in one graph (networks.c) ---- */
+
+typedef enum order_rule {
+    ORDER_SEQUENCE,   /* one network after the other */
+    ORDER_REVERSED,   /* the last one first */
+    ORDER_LEAN_FIRST, /* one after the other, that with the least traffic for its work first */
+    ORDER_BY_DRAM,    /* interleaved: all have asked for the same share of their traffic */
+    ORDER_BY_UNITS,   /* interleaved: all have done the same share of their work */
+    ORDER_BY_BOTH,
+    ORDER_BALANCED, /* interleaved: traffic and work of all together stay in proportion */
+    ORDER_AS_GIVEN, /* the graph's order */
+    ORDER_COUNT
+} order_rule;
+typedef enum unit_rule {
+    UNITS_IN_TURN, /* every network is planned as if it were alone, and a unit begins it when it is done with the one before
+                    */
+    UNITS_SHARED,  /* every layer works on all units */
+    UNITS_ECONOMICAL, /* every convolution on as many as it can use without waste; others do the other networks' work */
+    UNITS_DIVIDED,    /* every network has units of its own */
+    UNITS_COUNT
+} unit_rule;
+typedef struct arrangement {
+    const int32_t *order; /* of the layers */
+    unit_rule units;
+} arrangement;
+typedef struct layer_cost {
+    int64_t dram, units, arrays; /* cycles of DRAM; if all share the work, of the busiest kind of unit, of the arrays */
+} layer_cost;
+
+/* Sets c->networks and every layer's network. */
+mera_status find_networks(compiler *c);
+/* Adds what the lowered jobs cost to costs[layer.index]. */
+void add_costs(const compiler *c, layer_cost *costs);
+/* Cycles that every arrangement takes, or nearly so: of DRAM or of the arrays, for all layers. */
+int64_t floor_of(const compiler *c, const layer_cost *costs);
+/* The orders of c's layers by all rules; NULL for those that another rule gives, too. */
+mera_status list_orders(compiler *c, const layer_cost *costs, int32_t *orders[ORDER_COUNT]);
+/* Leaves the layers of one network. */
+void keep_network(compiler *c, int32_t network, bool last);
+/* Adds the jobs of a network, allocated, that keep_network left, behind those that c has. */
+mera_status add_network(compiler *c, const compiler *one);
+/* Puts layers, which are in the graph's order, into the arrangement's. */
+mera_status arrange(compiler *c, const layer_cost *costs, const arrangement *a);
 
 /* Independent checkers, always on; a finding is MERA_INTERNAL (in text written by hand: `blame`). */
 mera_status check_lower(compiler *c, mera_status blame);
@@ -168,6 +223,11 @@ mera_status load_constant(compiler *c, const block *b, int64_t offset, int64_t b
 /* A DMA request: a 3-deep nest of runs, with count, DRAM stride and SRAM stride of each level. */
 mera_status add_move(compiler *c, const block *b, bool load, int32_t dram, int64_t dram_offset, int32_t sram,
                      int64_t sram_offset, int64_t run, const int64_t count[3], const int64_t d[3], const int64_t s[3]);
+/* The queue of the k-th unit that the block's layer works on. */
+static inline int layer_queue(const compiler *c, const block *b, int64_t k, int kind)
+{
+    return unit_queue((int)((b->l->first_unit + k) % c->platform.units), kind);
+}
 mera_status lower_conv(compiler *c, block *b);
 void free_conv_state(compiler *c, block *b);
 mera_status lower_window(compiler *c, block *b);
@@ -186,6 +246,7 @@ typedef struct conv_tile {
 } conv_tile;
 typedef struct conv_shape {
     int64_t taps_h, taps_w; /* kh, kw as separate runs */
+    int64_t pack;           /* pixels of a row that one tile computes at once, each in columns of its own */
     int64_t run;            /* bytes a run, of the widest tile */
     bool merged;            /* a kernel row is one run of kw * Ci bytes */
     int64_t tile_count;
@@ -193,6 +254,9 @@ typedef struct conv_shape {
 } conv_shape;
 conv_shape conv_shape_of(const compiler *c, const layer *l);
 conv_tile conv_tile_at(const compiler *c, const layer *l, const conv_shape *s, int64_t index);
+/* How many pixels of a convolution of few output channels the array had best compute at once, each in columns of its own,
+ * if pixels follow each other in memory (1: one by one); the array cycles that it saves. pack may be NULL. */
+int64_t conv_pack_gain(const compiler *c, const layer *l, int64_t *pack);
 bool layer_is_window(const compiler *c, const graph_node *n);
 /* Bytes of drain parameters a channel of a convolution on the arrays. */
 int64_t conv_param_bytes(const graph_node *n);

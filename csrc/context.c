@@ -8,6 +8,9 @@
 #ifndef MERA_VERSION
 #define MERA_VERSION "unversioned"
 #endif
+#ifndef MERA_BUILD
+#define MERA_BUILD "unknown"
+#endif
 
 struct mera_context {
     int64_t fail_after; /* < 0: never */
@@ -48,6 +51,7 @@ void mera_context_destroy(mera_context *ctx)
 
 const char *mera_last_error(const mera_context *ctx) { return ctx ? ctx->error : "there is no context"; }
 const char *mera_core_version(void) { return MERA_VERSION; }
+const char *mera_core_build(void) { return MERA_BUILD; }
 const char *mera_core_features(void) { return kernels_features(best_kernels()); }
 
 mera_status mera_context_kernels(mera_context *ctx, const char *name)

@@ -22,6 +22,12 @@ enum {
     DNA_ARCH_END
 };
 
+enum {
+#define MERA_CYCLE(name, text, doc) CYCLE_##name,
+#include "dna_arch.def"
+    CYCLE_KINDS
+};
+
 /* An arena hands out zeroed memory and frees it all at once. */
 typedef struct arena_block arena_block;
 typedef struct arena {

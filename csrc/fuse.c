@@ -2,6 +2,8 @@
  * slices and reshapes become views wherever strides can say it; elementwise results take over an operand's memory. */
 #include "compile.h"
 
+#define COPY_CYCLES 2 /* array cycles that a cycle of copying must save to be worth it */
+
 /* How a tensor lies in another one: at `index` along `axis`, with its strides; or densely from its start. */
 typedef struct link {
     int32_t parent; /* -1: a root of its own */
@@ -46,6 +48,8 @@ static int32_t host_layer(const fuser *f, int32_t t, bool addition)
 
 static mera_status push_layer(fuser *f, layer l)
 {
+    l.index = (int32_t)f->c->layers.count;
+    l.units = f->c->platform.units;
     if (!vec_push(f->c->ctx, &f->c->layers, l)) return out_of_memory(f->c->ctx);
     f->made_by[l.out] = (int32_t)f->c->layers.count - 1;
     return MERA_OK;
@@ -165,6 +169,25 @@ static void link_concats(fuser *f)
             if (can_link(f, n->inputs[k])) f->links[n->inputs[k]] = (link){n->output, axis, index, false};
             index += tensor_at(c, n->inputs[k])->shape[axis];
         }
+    }
+}
+
+/* A convolution that computes several pixels at once (see conv_shape) must write them side by side, which a concatenation
+ * over channels forbids. Where that saves the arrays more than a copy costs, the tensor gets memory of its own. */
+static void unlink_packed(fuser *f)
+{
+    compiler *c = f->c;
+    for (size_t i = 0; i < c->layers.count; i++) {
+        const layer *l = &c->layers.at[i];
+        if (l->kind != LAYER_CONV || l->out < 0) continue;
+        const int64_t *s = tensor_at(c, l->out)->shape;
+        link *k = &f->links[l->out];
+        if (k->parent < 0 || k->dense || tensor_at(c, k->parent)->shape[3] == s[3] || f->links[l->in[0]].parent >= 0 ||
+            (l->residual >= 0 && f->links[l->residual].parent >= 0) ||
+            tensor_at(c, l->out)->bytes > c->platform.sram_bytes / 8)
+            continue;
+        const int64_t copy = ceil_div(s[0] * s[1] * s[2], c->platform.units) * ceil_div(s[3], c->platform.array);
+        if (conv_pack_gain(c, l, NULL) > COPY_CYCLES * copy) k->parent = -1;
     }
 }
 
@@ -302,7 +325,14 @@ static mera_status concat_pieces(fuser *f, layer *l, const graph_node *n)
     compiler *c = f->c;
     const int axis = (int)n->attrs[ATTR_CONCAT_axis];
     int64_t index = 0;
-    for (int32_t k = 0; k < n->input_count; k++) {
+    int32_t from = 0;
+    for (size_t e = 0; e < c->graph->nodes.count; e++) { /* what this one continues has been copied already */
+        const graph_node *before = node_at(c, (int32_t)e);
+        if (before->op != OP_CONCAT || f->links[before->output].parent != n->output || !is_prefix(before, n)) continue;
+        from = before->input_count;
+        index = tensor_at(c, before->output)->shape[axis];
+    }
+    for (int32_t k = from; k < n->input_count; k++) {
         copy_piece p = piece_of(c, l, n->inputs[k]);
         p.out_offset = index * p.out_stride[axis];
         const place *x = &c->places[n->inputs[k]], *y = &c->places[l->out];
@@ -392,8 +422,12 @@ static void touch(compiler *c, int32_t tensor, int32_t index)
     if (index > r->last_layer) r->last_layer = index;
 }
 
-static void live_ranges(compiler *c)
+void live_ranges(compiler *c)
 {
+    for (size_t r = 0; r < c->roots.count; r++) {
+        c->roots.at[r].first_layer = INT32_MAX;
+        c->roots.at[r].last_layer = -1;
+    }
     for (size_t i = 0; i < c->layers.count; i++) {
         const layer *l = &c->layers.at[i];
         if (l->kind == LAYER_VIEW) continue;
@@ -407,12 +441,9 @@ static void live_ranges(compiler *c)
         }
         touch(c, l->out, (int32_t)i);
     }
-    for (size_t k = 0; k < c->graph->outputs.count; k++) /* an input that is an output, too: it is copied in the end */
-        touch(c, c->graph->outputs.at[k], (int32_t)c->layers.count - 1);
-    for (size_t r = 0; r < c->roots.count; r++) {
-        root *x = &c->roots.at[r];
-        if (x->is_input || x->constant) x->first_layer = 0;
-    }
+    for (size_t r = 0; r < c->roots.count; r++) /* an input that is an output, too: it is copied in the end */
+        if (c->roots.at[r].is_output && (c->roots.at[r].is_input || c->roots.at[r].constant))
+            touch(c, c->roots.at[r].tensor, (int32_t)c->layers.count - 1);
 }
 
 mera_status stage_fuse(compiler *c)
@@ -440,6 +471,7 @@ mera_status stage_fuse(compiler *c)
         if (l->residual >= 0) f.last_use[l->residual] = (int32_t)i;
     }
     link_concats(&f);
+    unlink_packed(&f);
     TRY(place_tensors(&f));
     for (size_t i = 0; i < c->layers.count; i++)
         if (c->layers.at[i].kind == LAYER_COPY && c->layers.at[i].out >= 0) TRY(copy_pieces(&f, &c->layers.at[i]));

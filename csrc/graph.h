@@ -63,6 +63,11 @@ int op_attr_count(dna_op op);
 const char *op_attr_name(dna_op op, int attr);
 int op_by_name(const char *name); /* -1 if there is none */
 
+/* An interpreter on a context of its own, so that several threads can run one finished graph. plans: NULL, or an interpreter
+ * of the same graph whose plans (packed weights, tables) this one reads; it must live longer. */
+mera_status interpreter_create_on(mera_context *ctx, mera_graph *graph, const mera_interpreter *plans,
+                                  mera_interpreter **interpreter);
+
 mera_status graph_check_finished(mera_graph *graph, const char *what);
 
 #endif

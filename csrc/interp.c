@@ -4,8 +4,9 @@
 
 #include "ops.h"
 #include "parallel.h"
+#include "placement.h"
 
-enum { ALIGN = 64 };
+enum { ALIGN = PLACEMENT_ALIGN };
 
 struct mera_interpreter {
     mera_object object;
@@ -31,19 +32,18 @@ static void interpreter_free(mera_object *object)
     ctx_free(object->ctx, it);
 }
 
-static size_t aligned(int64_t bytes) { return (size_t)ceil_div(bytes, ALIGN) * ALIGN; }
+static size_t aligned(int64_t bytes) { return (size_t)placement_bytes(bytes); }
 
-static mera_status prepare(mera_interpreter *it)
+/* What only depends on the graph, and never changes afterwards. */
+static mera_status prepare_plans(mera_interpreter *it)
 {
     mera_graph *graph = it->graph;
     mera_context *ctx = it->object.ctx;
     const size_t tensors = graph->tensors.count, nodes = graph->nodes.count;
     it->plans = arena_array(&it->memory, nodes, sizeof *it->plans);
-    it->offset = arena_array(&it->memory, tensors, sizeof *it->offset);
     it->last_use = arena_array(&it->memory, tensors, sizeof *it->last_use);
     it->tasks = arena_array(&it->memory, nodes, sizeof *it->tasks);
-    it->runs = arena_array(&it->memory, nodes, sizeof *it->runs);
-    if (!it->plans || !it->tasks || !it->runs || !it->offset || !it->last_use) return out_of_memory(ctx);
+    if (!it->plans || !it->tasks || !it->last_use) return out_of_memory(ctx);
     /* A small network is done before a second thread has come to help. */
     int64_t macs = 0;
     for (int32_t n = 0; n < (int32_t)graph->nodes.count; n++) macs += mera_graph_node_macs(graph, n);
@@ -55,8 +55,6 @@ static mera_status prepare(mera_interpreter *it)
         const op_impl *impl = op_impl_of(node->op);
         if (impl->prepare) TRY(impl->prepare(plan, &it->memory));
         it->tasks[i] = plan->tasks;
-        it->runs[i] = (op_run){.plan = plan, .in = arena_array(&it->memory, (size_t)node->input_count, sizeof(int8_t *))};
-        if (!it->runs[i].in) return out_of_memory(ctx);
         if (aligned((int64_t)plan->scratch_bytes) > it->scratch_stride)
             it->scratch_stride = aligned((int64_t)plan->scratch_bytes);
         for (int32_t j = 0; j < node->input_count; j++) it->last_use[node->inputs[j]] = (int32_t)i;
@@ -65,23 +63,51 @@ static mera_status prepare(mera_interpreter *it)
     return MERA_OK;
 }
 
-mera_status mera_interpreter_create(mera_graph *graph, mera_interpreter **out)
+static mera_status prepare_runs(mera_interpreter *it)
 {
-    mera_context *ctx = graph->object.ctx;
-    TRY(graph_check_finished(graph, "an interpreter can be made"));
+    const size_t nodes = it->graph->nodes.count;
+    it->offset = arena_array(&it->memory, it->graph->tensors.count, sizeof *it->offset);
+    it->runs = arena_array(&it->memory, nodes, sizeof *it->runs);
+    if (!it->runs || !it->offset) return out_of_memory(it->object.ctx);
+    for (size_t i = 0; i < nodes; i++) {
+        const op_plan *plan = &it->plans[i];
+        it->runs[i] =
+            (op_run){.plan = plan, .in = arena_array(&it->memory, (size_t)plan->node->input_count, sizeof(int8_t *))};
+        if (!it->runs[i].in) return out_of_memory(it->object.ctx);
+    }
+    return MERA_OK;
+}
+
+mera_status interpreter_create_on(mera_context *ctx, mera_graph *graph, const mera_interpreter *plans,
+                                  mera_interpreter **out)
+{
     mera_interpreter *it = ctx_alloc(ctx, sizeof *it);
     if (!it) return out_of_memory(ctx);
     memset(it, 0, sizeof *it);
     arena_init(&it->memory, ctx);
     object_attach(ctx, &it->object, interpreter_free);
     it->graph = graph;
-    const mera_status status = prepare(it);
+    if (plans) {
+        it->plans = plans->plans;
+        it->tasks = plans->tasks;
+        it->last_use = plans->last_use;
+        it->scratch_stride = plans->scratch_stride;
+        it->threads = plans->threads;
+    }
+    mera_status status = plans ? MERA_OK : prepare_plans(it);
+    if (status == MERA_OK) status = prepare_runs(it);
     if (status != MERA_OK) {
         mera_interpreter_destroy(it);
         return status;
     }
     *out = it;
     return MERA_OK;
+}
+
+mera_status mera_interpreter_create(mera_graph *graph, mera_interpreter **out)
+{
+    TRY(graph_check_finished(graph, "an interpreter can be made"));
+    return interpreter_create_on(graph->object.ctx, graph, NULL, out);
 }
 
 void mera_interpreter_destroy(mera_interpreter *it)
@@ -93,77 +119,25 @@ void mera_interpreter_destroy(mera_interpreter *it)
 
 /* ---- memory ---- */
 
-typedef struct hole {
-    int64_t at, bytes;
-} hole;
-
-typedef struct plan_state {
-    VEC(hole) holes; /* sorted, none adjacent */
-    int64_t end;
-} plan_state;
-
-static bool insert_hole(mera_context *ctx, plan_state *s, hole h)
-{
-    size_t i = 0;
-    while (i < s->holes.count && s->holes.at[i].at < h.at) i++;
-    const bool joins_before = i > 0 && s->holes.at[i - 1].at + s->holes.at[i - 1].bytes == h.at;
-    const bool joins_after = i < s->holes.count && h.at + h.bytes == s->holes.at[i].at;
-    if (joins_before && joins_after) {
-        s->holes.at[i - 1].bytes += h.bytes + s->holes.at[i].bytes;
-        memmove(&s->holes.at[i], &s->holes.at[i + 1], (s->holes.count - i - 1) * sizeof h);
-        s->holes.count--;
-    } else if (joins_before) {
-        s->holes.at[i - 1].bytes += h.bytes;
-    } else if (joins_after) {
-        s->holes.at[i].at = h.at;
-        s->holes.at[i].bytes += h.bytes;
-    } else {
-        if (!vec_push(ctx, &s->holes, h)) return false;
-        memmove(&s->holes.at[i + 1], &s->holes.at[i], (s->holes.count - i - 1) * sizeof h);
-        s->holes.at[i] = h;
-    }
-    return true;
-}
-
-/* First fit; the memory grows at its end if nothing fits. */
-static int64_t place(plan_state *s, int64_t bytes)
-{
-    for (size_t i = 0; i < s->holes.count; i++) {
-        hole *h = &s->holes.at[i];
-        if (h->bytes < bytes) continue;
-        const int64_t at = h->at;
-        h->at += bytes;
-        h->bytes -= bytes;
-        if (h->bytes == 0) {
-            memmove(h, h + 1, (s->holes.count - i - 1) * sizeof *h);
-            s->holes.count--;
-        }
-        return at;
-    }
-    const int64_t at = s->end;
-    s->end += bytes;
-    return at;
-}
-
 static mera_status plan_memory(mera_interpreter *it, int64_t *total)
 {
     mera_graph *graph = it->graph;
     mera_context *ctx = it->object.ctx;
-    plan_state s = {0};
+    placement s = {0};
     bool ok = true;
     for (size_t i = 0; i < graph->inputs.count; i++) {
         const int32_t t = graph->inputs.at[i];
-        it->offset[t] = place(&s, (int64_t)aligned(graph->tensors.at[t].bytes));
+        it->offset[t] = placement_take(&s, graph->tensors.at[t].bytes);
     }
     for (size_t i = 0; ok && i < graph->nodes.count; i++) {
         const graph_node *node = &graph->nodes.at[i];
-        it->offset[node->output] = place(&s, (int64_t)aligned(graph->tensors.at[node->output].bytes));
+        it->offset[node->output] = placement_take(&s, graph->tensors.at[node->output].bytes);
         for (int32_t j = 0; ok && !it->keep_all && j < node->input_count; j++) {
             const int32_t t = node->inputs[j];
             if (graph->tensors.at[t].data || it->last_use[t] != (int32_t)i) continue;
             bool again = false; /* the same tensor may be read twice by one node */
             for (int32_t k = 0; k < j; k++) again = again || node->inputs[k] == t;
-            if (!again) ok = insert_hole(ctx, &s, (hole){it->offset[t], (int64_t)aligned(graph->tensors.at[t].bytes)});
+            if (!again) ok = placement_give(ctx, &s, it->offset[t], graph->tensors.at[t].bytes);
         }
     }
     *total = s.end;

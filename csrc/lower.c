@@ -34,8 +34,8 @@ mera_status add_constant(compiler *c, const void *data, int64_t bytes, int64_t *
     const size_t start = (c->constants.count + 63) / 64 * 64, end = start + (size_t)bytes;
     if (end > c->constants.space && !vec_grow(c->ctx, (void **)&c->constants.at, &c->constants.space, end, 1))
         return out_of_memory(c->ctx);
-    memset(c->constants.at + c->constants.count, 0, end - c->constants.count);
-    if (data) memcpy(c->constants.at + start, data, (size_t)bytes);
+    if (end > c->constants.count) memset(c->constants.at + c->constants.count, 0, end - c->constants.count);
+    if (data && bytes) memcpy(c->constants.at + start, data, (size_t)bytes);
     c->constants.count = end;
     *offset = (int64_t)start;
     return MERA_OK;
@@ -207,6 +207,7 @@ static mera_status dram_regions(compiler *c)
             if (g->outputs.at[k] == r->tensor) r->dram_buffer = c->output_buffer[k];
         for (size_t k = 0; k < g->inputs.count; k++)
             if (g->inputs.at[k] == r->tensor) r->dram_buffer = c->input_buffer[k];
+        if (r->last_layer < 0) continue; /* no layer reads or writes it */
         if (r->dram_buffer < 0 && (r->dram || r->constant))
             TRY(add_buffer(c, BUFFER_DRAM, tensor_at(c, r->tensor)->name, r->bytes, &r->dram_buffer));
         if (r->constant) { /* lies among the constants */
@@ -246,6 +247,7 @@ static mera_status store_outputs(compiler *c, const block *b, int32_t tensor)
 static mera_status lower_all(compiler *c)
 {
     c->jobs.count = c->buffers.count = c->constants.count = 0;
+    c->next_unit = 0;
     c->input_buffer = arena_array(&c->memory, c->graph->inputs.count + 1, sizeof *c->input_buffer);
     c->output_buffer = arena_array(&c->memory, c->graph->outputs.count + 1, sizeof *c->output_buffer);
     if (!c->input_buffer || !c->output_buffer) return out_of_memory(c->ctx);

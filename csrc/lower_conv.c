@@ -42,22 +42,24 @@ static void pack_piece(const compiler *c, const layer *l, const conv_shape *s, c
     const graph_tensor *w = tensor_at(c, n->inputs[1]);
     const int64_t kh = w->shape[1], kw = w->shape[2], ci = w->shape[3], array = c->platform.array;
     const int64_t groups = n->attrs[ATTR_CONV2D_groups], group_co = w->shape[0] / groups;
+    const int64_t stride = n->attrs[ATTR_CONV2D_stride_w], extent = s->pack > 1 ? kw * ci : ci;
     const conv_tile t = conv_tile_at(c, l, s, p->tile);
     for (int64_t ky = p->ky; ky < p->ky + p->nky; ky++)
         for (int64_t kx = p->kx; kx < p->kx + p->nkx; kx++)
             for (int64_t at = 0; at < p->nr; at += array) {
                 const int64_t length = min_i64(array, p->nr - at);
                 for (int64_t o = 0; o < t.co; o++, out += length) {
-                    const int8_t *row = (const int8_t *)w->data + (((t.co0 + o) * kh + ky) * kw + (s->merged ? 0 : kx)) * ci;
-                    if (s->group_merge == 1) {
+                    const int64_t channel = (t.co0 + o) % w->shape[0], pixel = (t.co0 + o) / w->shape[0];
+                    const int64_t own = s->pack > 1 ? pixel * stride * ci : channel / group_co * ci - t.ci0;
+                    const int8_t *row = (const int8_t *)w->data + ((channel * kh + ky) * kw + (s->merged ? 0 : kx)) * ci;
+                    if (s->group_merge == 1 && s->pack == 1) {
                         memcpy(out, row + p->r + at, (size_t)length);
                         continue;
                     }
-                    /* Block-diagonal: output channel o sees only its own group's input channels. */
-                    const int64_t own = ((t.co0 + o) / group_co) * ci - t.ci0;
+                    /* Block-diagonal: column o sees only its own group's input channels, or its own pixel's taps. */
                     for (int64_t k = 0; k < length; k++) {
-                        const int64_t channel = p->r + at + k - own;
-                        out[k] = channel >= 0 && channel < ci ? row[channel] : 0;
+                        const int64_t byte = p->r + at + k - own;
+                        out[k] = byte >= 0 && byte < extent ? row[byte] : 0;
                     }
                 }
             }
@@ -145,7 +147,7 @@ static mera_status pack_params(compiler *c, block *b, const conv_shape *s)
     const graph_node *n = node_at(c, l->node);
     const graph_tensor *x = tensor_at(c, n->inputs[0]), *w = tensor_at(c, n->inputs[1]), *y = tensor_at(c, n->output);
     const int32_t *bias = tensor_at(c, n->inputs[2])->data;
-    const int64_t co = w->shape[0], taps = w->shape[1] * w->shape[2] * w->shape[3];
+    const int64_t co = s->pack * w->shape[0], taps = w->shape[1] * w->shape[2] * w->shape[3];
     int64_t offset;
     b->lut_offset = conv_param_bytes(n) * co;
     const int64_t bytes = b->lut_offset + (l->lut >= 0 ? 256 : 0);
@@ -155,7 +157,7 @@ static mera_status pack_params(compiler *c, block *b, const conv_shape *s)
         const conv_tile tile = conv_tile_at(c, l, s, t);
         uint8_t *at = out + conv_param_bytes(n) * tile.co0;
         for (int64_t o = 0; o < tile.co; o++) {
-            const int64_t channel = tile.co0 + o;
+            const int64_t channel = (tile.co0 + o) % w->shape[0];
             const int8_t *row = (const int8_t *)w->data + channel * taps;
             uint32_t sum = 0;
             for (int64_t k = 0; k < taps; k++) sum += (uint32_t)(int32_t)row[k];
@@ -182,9 +184,13 @@ typedef struct split {
     int64_t channel_groups, row_parts;
 } split;
 
-static int64_t tile_rows(const compiler *c, int64_t ow)
+/* Rows of a pixel tile. Tiles that still hide the loading of their weights, but no larger: the next layer can begin with
+ * them, and a unit is soon free for what others wait for. Weights that come from DRAM for every tile want few tiles. */
+static int64_t tile_rows(const compiler *c, const conv_state *state, int64_t ow)
 {
-    int64_t rows = max_i64(1, DNA_ACCUMULATORS / ow);
+    const bool reloads = state->split && !state->keep;
+    const int64_t pixels = reloads ? DNA_ACCUMULATORS : min_i64(DNA_ACCUMULATORS, 2 * c->platform.array);
+    int64_t rows = max_i64(1, pixels / ow);
     if (c->options.max_acc_tile_height > 0 && ow > 1) rows = min_i64(rows, c->options.max_acc_tile_height);
     return rows;
 }
@@ -201,25 +207,42 @@ static int64_t tile_columns(const compiler *c, int64_t ow)
 static int64_t split_cycles(const compiler *c, const conv_state *state, const geometry *g, split s)
 {
     const int64_t rows = ceil_div(g->images * g->rows, s.row_parts), columns = tile_columns(c, g->ow);
-    const int64_t tall = tile_rows(c, columns), count = ceil_div(rows, tall) * ceil_div(g->ow, columns);
+    const int64_t tall = tile_rows(c, state, columns), count = ceil_div(rows, tall) * ceil_div(g->ow, columns);
     const int64_t pixels = ceil_div(rows * g->ow, count), array = c->platform.array;
     const int64_t steps = state->shape.taps_h * state->shape.taps_w * ceil_div(state->shape.run, array);
     const int64_t load = ceil_div(state->widest, DNA_WEIGHT_ROWS_PER_CYCLE);
     return ceil_div(state->shape.tile_count, s.channel_groups) * count * steps * max_i64(pixels, load);
 }
 
-static split choose_split(const compiler *c, const conv_state *state, const geometry *g)
+/* Array cycles of all units together. */
+static int64_t split_work(const compiler *c, const conv_state *state, const geometry *g, split s)
+{
+    const int64_t columns = tile_columns(c, g->ow), tall = tile_rows(c, state, columns), total = g->images * g->rows;
+    const int64_t load = ceil_div(state->widest, DNA_WEIGHT_ROWS_PER_CYCLE);
+    int64_t cycles = 0;
+    for (int64_t p = 0; p < s.row_parts; p++) {
+        const int64_t rows = total * (p + 1) / s.row_parts - total * p / s.row_parts;
+        const int64_t count = ceil_div(rows, tall) * ceil_div(g->ow, columns);
+        cycles += max_i64(rows * g->ow, count * load);
+    }
+    return cycles * state->shape.tile_count;
+}
+
+/* The split with which the layer is done soonest; or, if other networks can use the units that it leaves, the one with the
+ * least work among those, and of these the one with which it is done soonest. */
+static split choose_split(const compiler *c, const conv_state *state, const geometry *g, int64_t units)
 {
     split best = {1, 1};
-    int64_t least = INT64_MAX;
-    for (int64_t groups = 1; groups <= min_i64(c->platform.units, state->shape.tile_count); groups++) {
-        const split s = {groups, min_i64(c->platform.units / groups, g->images * g->rows)};
-        const int64_t cycles = split_cycles(c, state, g, s);
-        if (cycles < least) {
+    int64_t least = INT64_MAX, least_work = INT64_MAX;
+    for (int64_t groups = 1; groups <= min_i64(units, state->shape.tile_count); groups++)
+        for (int64_t most = units / groups, parts = c->economical ? 1 : most; parts <= most; parts++) {
+            const split s = {groups, min_i64(parts, g->images * g->rows)};
+            const int64_t cycles = split_cycles(c, state, g, s), work = c->economical ? split_work(c, state, g, s) : 0;
+            if (work > least_work || (work == least_work && cycles >= least)) continue;
+            least_work = work;
             least = cycles;
             best = s;
         }
-    }
     return best;
 }
 
@@ -281,7 +304,7 @@ static mera_status emit(compiler *c, block *b, conv_state *state, const geometry
     chunk *weights = &state->chunks.at[k->chunk];
     if (weights->buffer < 0) TRY(load_constant(c, b, weights->dram, weights->bytes, n->name, &weights->buffer));
     job *j;
-    TRY(add_job(c, b, DNA_OP_CONV, unit_queue(unit, UNIT_ARRAY), &j));
+    TRY(add_job(c, b, DNA_OP_CONV, layer_queue(c, b, unit, UNIT_ARRAY), &j));
     int64_t *f = j->i.f;
     const int64_t dilation_h = n->attrs[ATTR_CONV2D_dilation_h], dilation_w = n->attrs[ATTR_CONV2D_dilation_w],
                   array = c->platform.array;
@@ -324,9 +347,10 @@ static mera_status emit_tile(compiler *c, block *b, conv_state *state, const geo
 
 typedef VEC(pixel_tile) tile_vec;
 
-static mera_status cut_part(compiler *c, const geometry *g, int64_t row0, int64_t row1, tile_vec *tiles)
+static mera_status cut_part(compiler *c, const conv_state *state, const geometry *g, int64_t row0, int64_t row1,
+                            tile_vec *tiles)
 {
-    const int64_t columns = tile_columns(c, g->ow), tall = tile_rows(c, columns);
+    const int64_t columns = tile_columns(c, g->ow), tall = tile_rows(c, state, columns);
     for (int64_t row = row0; row < row1;) {
         const int64_t image = row / g->rows, y0 = row % g->rows, y1 = min_i64(g->rows, y0 + row1 - row);
         const int64_t step = ceil_div(y1 - y0, ceil_div(y1 - y0, tall));
@@ -396,6 +420,16 @@ static void flatten(geometry *g, const block *b)
     g->row0 = 0;
 }
 
+/* The same with `pack` pixels as one: a row has fewer of them, which lie further apart. */
+static void pack_pixels(geometry *g, int64_t pack, bool flat)
+{
+    g->ow /= pack;
+    g->stride_w *= pack;
+    g->y.sw *= pack;
+    g->r.sw *= pack;
+    if (flat) g->x.sw *= pack;
+}
+
 void free_conv_state(compiler *c, block *b)
 {
     conv_state *state = b->state;
@@ -409,7 +443,8 @@ mera_status lower_conv(compiler *c, block *b)
     const graph_node *n = node_at(c, b->l->node);
     const int64_t *in = tensor_at(c, b->l->in[0])->shape, *out = tensor_at(c, b->l->out)->shape;
     conv_state *state = b->state;
-    if (!state) {
+    const bool first = !state;
+    if (first) {
         b->state = state = ARENA_NEW(&c->memory, conv_state);
         if (!state) return out_of_memory(c->ctx);
         state->shape = conv_shape_of(c, b->l);
@@ -429,18 +464,20 @@ mera_status lower_conv(compiler *c, block *b)
                   .r = b->residual,
                   .y = b->out,
                   .row0 = b->y0};
-    if (can_flatten(c, b, &g)) {
-        flatten(&g, b);
-        g.in_row_bytes = in[3];
-    } else {
-        g.in_row_bytes = (in[2] - 1) * g.x.sw + in[3];
+    const bool flat = can_flatten(c, b, &g);
+    g.in_row_bytes = flat ? state->shape.pack * in[3] : (in[2] - 1) * g.x.sw + in[3];
+    pack_pixels(&g, state->shape.pack, flat);
+    if (flat) flatten(&g, b);
+    const split s = choose_split(c, state, &g, b->l->units);
+    if (first && c->economical) { /* on the units that have waited longest for work */
+        b->l->first_unit = c->next_unit;
+        c->next_unit = (int32_t)((c->next_unit + s.channel_groups * s.row_parts) % c->platform.units);
     }
-    const split s = choose_split(c, state, &g);
     tile_vec parts[MAX_UNITS] = {0};
     mera_status status = MERA_OK;
     const int64_t total = g.images * g.rows;
     for (int64_t p = 0; p < s.row_parts && status == MERA_OK; p++)
-        status = cut_part(c, &g, total * p / s.row_parts, total * (p + 1) / s.row_parts, &parts[p]);
+        status = cut_part(c, state, &g, total * p / s.row_parts, total * (p + 1) / s.row_parts, &parts[p]);
     if (status == MERA_OK) status = emit_all(c, b, state, &g, s, parts);
     for (int p = 0; p < MAX_UNITS; p++) vec_free(c->ctx, &parts[p]);
     return status;

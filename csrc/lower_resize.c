@@ -204,7 +204,7 @@ static mera_status emit(compiler *c, const block *b, int unit, int64_t image, in
     int64_t y0, y1;
     resize_input_rows(c, b->l, y * state->repeat, (y + rows) * state->repeat, &y0, &y1);
     job *j;
-    TRY(add_job(c, b, DNA_OP_RESIZE, unit_queue(unit, UNIT_VECTOR), &j));
+    TRY(add_job(c, b, DNA_OP_RESIZE, layer_queue(c, b, unit, UNIT_VECTOR), &j));
     int64_t *f = j->i.f;
     f[RESIZE_mode] = is_bilinear(c, b->l);
     job_address(j, RESIZE_in, in->buffer, in->offset + image * in->sn + (y0 - in->y0) * in->sh);
@@ -237,7 +237,7 @@ static mera_status emit_copies(compiler *c, const block *b, int unit, int64_t im
     const operand *out = &b->out;
     const bool dense = out->sw == s[3];
     job *j;
-    TRY(add_job(c, b, DNA_OP_VECTOR, unit_queue(unit, UNIT_VECTOR), &j));
+    TRY(add_job(c, b, DNA_OP_VECTOR, layer_queue(c, b, unit, UNIT_VECTOR), &j));
     int64_t *f = j->i.f;
     const int64_t from = out->offset + image * out->sn + y * repeat * out->sh;
     f[VECTOR_low] = -128;
@@ -268,7 +268,7 @@ mera_status lower_resize(compiler *c, block *b)
     TRY(need_state(c, b));
     const resize_state *s = b->state;
     const int64_t height = b->rows / s->repeat, first = b->y0 / s->repeat;
-    const int64_t units = c->platform.units, total = b->images * height, parts = min_i64(units, total);
+    const int64_t units = b->l->units, total = b->images * height, parts = min_i64(units, total);
     for (int64_t p = 0; p < parts; p++)
         for (int64_t at = total * p / parts, end = total * (p + 1) / parts; at < end;) {
             const int64_t image = at / height, y = first + at % height;

@@ -75,7 +75,7 @@ static mera_status emit_rows(compiler *c, const block *b, int unit, int64_t imag
     const int64_t *out = tensor_at(c, l->out)->shape;
     const bool binary = n->op != OP_LUT;
     job *j;
-    TRY(add_job(c, b, DNA_OP_VECTOR, unit_queue(unit, UNIT_VECTOR), &j));
+    TRY(add_job(c, b, DNA_OP_VECTOR, layer_queue(c, b, unit, UNIT_VECTOR), &j));
     int64_t *f = j->i.f;
     set_arithmetic(c, l, f);
     f[VECTOR_n0] = f[VECTOR_n3] = 1;
@@ -111,7 +111,7 @@ static mera_status emit_softmax(compiler *c, const block *b, int unit, int64_t i
     const int64_t *s = tensor_at(c, b->l->out)->shape;
     const operand *in = &b->in[0], *out = &b->out;
     job *j;
-    TRY(add_job(c, b, DNA_OP_SOFTMAX, unit_queue(unit, UNIT_VECTOR), &j));
+    TRY(add_job(c, b, DNA_OP_SOFTMAX, layer_queue(c, b, unit, UNIT_VECTOR), &j));
     int64_t *f = j->i.f;
     job_address(j, SOFTMAX_in, in->buffer, in->offset + image * in->sn + (y - in->y0) * in->sh);
     job_address(j, SOFTMAX_out, out->buffer, out->offset + image * out->sn + (y - out->y0) * out->sh);
@@ -149,7 +149,7 @@ mera_status lower_vector(compiler *c, block *b)
     TRY(need_table(c, b));
     const bool softmax = node_at(c, b->l->node)->op == OP_SOFTMAX;
     const int64_t some = rows_at_once(c, b->l);
-    const int64_t units = c->platform.units, total = b->images * b->rows, parts = min_i64(units, total);
+    const int64_t units = b->l->units, total = b->images * b->rows, parts = min_i64(units, total);
     for (int64_t p = 0; p < parts; p++)
         for (int64_t row = total * p / parts, end = total * (p + 1) / parts; row < end;) {
             const int64_t image = row / b->rows, y = row % b->rows, left = min_i64(end - row, b->rows - y);
@@ -170,12 +170,12 @@ static mera_status vector_piece(compiler *c, const block *b, const copy_piece *p
     /* Rows are dealt out to the units; a dimension of size 1 costs nothing. */
     const layer *l = b->l;
     const place *y = &c->places[l->out];
-    const int split = p->size[1] >= c->platform.units ? 1 : p->size[2] >= c->platform.units ? 2 : 0;
-    const int64_t parts = min_i64(c->platform.units, p->size[split]);
+    const int split = p->size[1] >= l->units ? 1 : p->size[2] >= l->units ? 2 : 0;
+    const int64_t parts = min_i64(l->units, p->size[split]);
     for (int64_t part = 0; part < parts; part++) {
         const int64_t from = p->size[split] * part / parts, count = p->size[split] * (part + 1) / parts - from;
         job *j;
-        TRY(add_job(c, b, DNA_OP_VECTOR, unit_queue((int)part, UNIT_VECTOR), &j));
+        TRY(add_job(c, b, DNA_OP_VECTOR, layer_queue(c, b, part, UNIT_VECTOR), &j));
         int64_t *f = j->i.f;
         f[VECTOR_low] = -128;
         f[VECTOR_high] = 127;
@@ -252,7 +252,7 @@ static mera_status dma_piece(compiler *c, const block *b, const copy_piece *p)
             TRY(add_buffer(c, BUFFER_STAGE, node_at(c, b->l->node)->name, size[1] * row, &stage));
             if (p->fill) {
                 job *j;
-                TRY(add_job(c, b, DNA_OP_VECTOR, unit_queue(0, UNIT_VECTOR), &j));
+                TRY(add_job(c, b, DNA_OP_VECTOR, layer_queue(c, b, 0, UNIT_VECTOR), &j));
                 int64_t *f = j->i.f;
                 f[VECTOR_mode] = 1;
                 f[VECTOR_zero] = p->value;

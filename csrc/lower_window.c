@@ -130,7 +130,7 @@ static mera_status emit(compiler *c, const block *b, const window_shape *s, cons
     const operand *in = &b->in[0], *to = &b->out;
     const int64_t channels = x->shape[3], ow = out->shape[2];
     job *j;
-    TRY(add_job(c, b, DNA_OP_WINDOW, unit_queue(unit, UNIT_WINDOW), &j));
+    TRY(add_job(c, b, DNA_OP_WINDOW, layer_queue(c, b, unit, UNIT_WINDOW), &j));
     int64_t *f = j->i.f;
     f[WINDOW_mode] = s->mode;
     f[WINDOW_first] = f[WINDOW_last] = 1;
@@ -193,7 +193,7 @@ static mera_status lower_mean_slices(compiler *c, block *b, const window_shape *
 {
     const graph_tensor *x = tensor_at(c, b->l->in[0]);
     const place *p = &c->places[b->l->in[0]];
-    const int64_t h = x->shape[1], w = x->shape[2], channels = x->shape[3], units = c->platform.units;
+    const int64_t h = x->shape[1], w = x->shape[2], channels = x->shape[3], units = b->l->units;
     int unit = 0;
     if (!b->state) {
         window_part none = {0};
@@ -229,7 +229,7 @@ mera_status lower_window(compiler *c, block *b)
 {
     const window_shape s = shape_of(c, b->l);
     if (s.mode == 3 && c->roots.at[c->places[b->l->in[0]].root].dram) return lower_mean_slices(c, b, &s);
-    const int64_t channels = tensor_at(c, b->l->out)->shape[3], units = c->platform.units, array = c->platform.array;
+    const int64_t channels = tensor_at(c, b->l->out)->shape[3], units = b->l->units, array = c->platform.array;
     const int64_t total = b->images * b->rows;
     /* Rows give the better split; with too few of them the lanes are split, too. */
     const int64_t row_parts = min_i64(units, total),

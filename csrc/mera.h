@@ -24,7 +24,12 @@ typedef enum mera_status {
     MERA_DOES_NOT_FIT = 4, /* no tiling fits the platform's SRAM; the message says what would */
     MERA_CORRUPT = 5,      /* a file that is truncated, altered, of another version, or hostile */
     MERA_DEADLOCK = 6,     /* the simulator found queues waiting for each other */
-    MERA_INTERNAL = 7      /* a checker of ours caught a mistake of ours */
+    MERA_INTERNAL = 7,     /* a checker of ours caught a mistake of ours */
+    MERA_STATE = 8,        /* a call out of order */
+    MERA_STORAGE = 9,      /* a file that cannot be read or written */
+    MERA_DEVICE_ABSENT = 10,
+    MERA_DEVICE_BUSY = 11, /* in use by another process */
+    MERA_DEVICE_FAULT = 12 /* hung, died, identified itself with nonsense, or failed a checksum */
 } mera_status;
 
 typedef enum mera_dtype { MERA_INT8 = 0, MERA_INT32 = 1, MERA_BF16 = 2, MERA_FLOAT32 = 3 } mera_dtype;
@@ -43,6 +48,7 @@ mera_context *mera_context_create(int64_t fail_after);
 void mera_context_destroy(mera_context *ctx);         /* NULL is allowed; destroys all that hangs off it */
 const char *mera_last_error(const mera_context *ctx); /* never NULL; "" if nothing failed */
 const char *mera_core_version(void);
+const char *mera_core_build(void);    /* a hash of the sources: two cores of one build compile the same programs */
 const char *mera_core_features(void); /* e.g. "openmp; kernels: avx512vnni" */
 /* "auto", or the name of a kernel set ("generic", "avx2", "avx512vnni", ...) if this CPU has it; for tests. */
 mera_status mera_context_kernels(mera_context *ctx, const char *name);
@@ -74,6 +80,11 @@ int32_t mera_arch_count(void);
 const char *mera_arch_name(int32_t index);
 int64_t mera_arch_value(int32_t index);
 const char *mera_arch_doc(int32_t index);
+
+/* What the unit of a queue does in a cycle, or why it does nothing, MERA_CYCLE of dna_arch.def: name and meaning. */
+int32_t mera_cycle_kind_count(void);
+const char *mera_cycle_kind_name(int32_t kind);
+const char *mera_cycle_kind_doc(int32_t kind);
 
 /* ---- reflection of dna_ops.def: the operator table ---- */
 
@@ -215,6 +226,8 @@ typedef struct mera_stats {
     int64_t window_busy_cycles;
     int64_t vector_busy_cycles;
     int64_t dma_busy_cycles; /* cycles in which DRAM moved data */
+    int64_t sram_words_read; /* accesses of a bank, of W bytes each; a word that several ports read at once is one */
+    int64_t sram_words_written;
 } mera_stats;
 
 typedef struct mera_layer_stats {
@@ -234,6 +247,15 @@ typedef struct mera_event {
     int64_t stall_cycles; /* lost to bank conflicts inside it */
 } mera_event;
 
+/* The cycles in which a queue's unit (of an array: its feed) had no instruction. */
+typedef struct mera_stall {
+    int32_t queue;
+    int32_t instruction; /* that came next; -1: none */
+    int32_t node;        /* of that instruction; -1: none */
+    int32_t kind;        /* of mera_cycle_kind_name */
+    int64_t start_cycle, end_cycle;
+} mera_stall;
+
 mera_status mera_simulator_create(mera_program *program, mera_simulator **simulator);
 void mera_simulator_destroy(mera_simulator *simulator);
 mera_status mera_simulator_run(mera_simulator *simulator, int32_t input_count, const void *const *inputs,
@@ -243,6 +265,10 @@ mera_status mera_simulator_run(mera_simulator *simulator, int32_t input_count, c
 mera_status mera_simulator_stats(mera_simulator *simulator, mera_stats *stats);
 mera_status mera_simulator_layers(mera_simulator *simulator, const mera_layer_stats **layers, int64_t *count);
 mera_status mera_simulator_events(mera_simulator *simulator, const mera_event **events, int64_t *count);
+/* Every cycle of every queue's unit: cycles[(queue * (nodes + 1) + node) * kinds + kind], where node = nodes stands for
+ * none; the cycles of a queue sum to those of the run. */
+mera_status mera_simulator_cycles(mera_simulator *simulator, const int64_t **cycles, int64_t *count);
+mera_status mera_simulator_stalls(mera_simulator *simulator, const mera_stall **stalls, int64_t *count); /* by end */
 int32_t mera_program_node_count(const mera_program *program);
 const char *mera_program_node_name(const mera_program *program, int32_t node);
 const char *mera_program_node_op(const mera_program *program, int32_t node);
@@ -264,6 +290,70 @@ mera_status mera_dequantize_i8(mera_context *ctx, const int8_t *q, const int64_t
 void mera_quantize_multiplier(double real, int32_t *multiplier, int32_t *shift);
 /* x * real, rounded twice as TOSA's apply_scale_32 with double rounding and TFLite's reference kernels do. */
 int32_t mera_requantize(int32_t x, int32_t multiplier, int32_t shift);
+
+/* ---- operators on the host: what a deployment does outside the DNA (csrc/runtime/host.h) ---- */
+
+#define MERA_HOST_MAX_RANK 8
+
+typedef enum mera_host_dtype {
+    MERA_HOST_BOOL = 0, /* one byte, 0 or 1 */
+    MERA_HOST_UINT8 = 1,
+    MERA_HOST_INT8 = 2,
+    MERA_HOST_INT16 = 3,
+    MERA_HOST_INT32 = 4,
+    MERA_HOST_INT64 = 5,
+    MERA_HOST_FLOAT16 = 6,
+    MERA_HOST_BFLOAT16 = 7,
+    MERA_HOST_FLOAT32 = 8,
+    MERA_HOST_FLOAT64 = 9
+} mera_host_dtype;
+
+/* A dense row-major tensor; shape beyond the rank is 0. */
+typedef struct mera_host_tensor {
+    mera_host_dtype dtype;
+    int32_t rank;
+    int64_t shape[8];
+} mera_host_tensor;
+
+typedef enum mera_host_kind {
+    MERA_HOST_NONE = 0,
+    MERA_HOST_FLAG = 1,   /* integer: 0 or 1 */
+    MERA_HOST_INT = 2,    /* integer */
+    MERA_HOST_REAL = 3,   /* real */
+    MERA_HOST_STRING = 4, /* text */
+    MERA_HOST_NAME = 5,   /* text: a dtype, layout or memory format of PyTorch: "float32", "strided", "channels_last" */
+    MERA_HOST_DEVICE = 6, /* text: "cpu" */
+    MERA_HOST_TENSOR = 7, /* integer: the tensor's number */
+    MERA_HOST_LIST = 8    /* items[0..integer) */
+} mera_host_kind;
+
+typedef struct mera_host_arg {
+    mera_host_kind kind;
+    int64_t integer;
+    double real;
+    const char *text;
+    const struct mera_host_arg *items;
+} mera_host_arg;
+
+/* Reflection of csrc/runtime/host_ops.def. */
+int32_t mera_host_op_count(void);
+const char *mera_host_op_name(int32_t op);   /* "aten.add.Tensor" */
+const char *mera_host_op_schema(int32_t op); /* its parameters, as PyTorch writes them */
+int32_t mera_host_op_exact(int32_t op);      /* 1: PyTorch's result to the bit */
+const char *mera_host_op_note(int32_t op);   /* what of it is not supported; "" if nothing */
+
+/* One step, planned: see host_plan. */
+typedef struct mera_host_step mera_host_step;
+mera_status mera_host_step_create(mera_context *ctx, const char *target, int32_t arg_count, const mera_host_arg *args,
+                                  int32_t kwarg_count, const char *const *kwarg_names, const mera_host_arg *kwargs,
+                                  int32_t tensor_count, const mera_host_tensor *tensors, mera_host_step **step);
+void mera_host_step_destroy(mera_host_step *step);
+int32_t mera_host_step_many(const mera_host_step *step); /* 1: the results are a list, even if there is one only */
+int32_t mera_host_step_result_count(const mera_host_step *step);
+const mera_host_tensor *mera_host_step_result(const mera_host_step *step, int32_t index);
+int32_t mera_host_step_alias(const mera_host_step *step, int32_t index); /* the tensor whose bytes it has, or -1 */
+/* tensors: by number, dense; results: a buffer each, also for those that are aliases. */
+mera_status mera_host_step_run(mera_host_step *step, const void *const *tensors, void *const *results);
 
 /* ---- cffi: end ---- */
 

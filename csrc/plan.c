@@ -2,6 +2,8 @@
  * more than there is, the root whose traffic buys the most room goes to DRAM. */
 #include "compile.h"
 
+#define PACK_TRAFFIC 2.0 /* array cycles that a cycle of DRAM must save to be worth it, when pixels are packed */
+
 bool layer_is_window(const compiler *c, const graph_node *n)
 {
     const int64_t *w = tensor_at(c, n->inputs[1])->shape;
@@ -17,13 +19,51 @@ int64_t conv_param_bytes(const graph_node *n)
 
 int64_t const_limit(const compiler *c) { return max_i64(c->platform.sram_bytes / 8, 2048); }
 
+/* Bytes of one kernel row's run that `pack` neighbouring pixels of a convolution read. */
+static int64_t packed_run(const graph_node *n, const int64_t w[4], int64_t pack)
+{
+    return (w[2] + (pack - 1) * n->attrs[ATTR_CONV2D_stride_w]) * w[3];
+}
+
+/* Array cycles of a convolution of few output channels that computes `pack` pixels at once, on all units. */
+static int64_t packed_cycles(const compiler *c, const layer *l, int64_t pack)
+{
+    const graph_node *n = node_at(c, l->node);
+    const int64_t *w = tensor_at(c, n->inputs[1])->shape, *y = tensor_at(c, n->output)->shape;
+    const int64_t pixels = ceil_div(y[0] * y[1] * y[2] / pack, c->platform.units);
+    const int64_t tiles = ceil_div(pixels, DNA_ACCUMULATORS), load = ceil_div(pack * w[0], DNA_WEIGHT_ROWS_PER_CYCLE);
+    return w[1] * ceil_div(packed_run(n, w, pack), c->platform.array) * tiles * max_i64(ceil_div(pixels, tiles), load);
+}
+
+int64_t conv_pack_gain(const compiler *c, const layer *l, int64_t *pack)
+{
+    const graph_node *n = node_at(c, l->node);
+    const int64_t *w = tensor_at(c, n->inputs[1])->shape;
+    const int64_t width = tensor_at(c, n->output)->shape[2], plain = w[0] * w[1] * w[2] * w[3];
+    const double bytes_a_cycle = c->platform.dram_gbps * 1e3 / c->platform.clock_mhz;
+    int64_t most = 0;
+    if (pack) *pack = 1;
+    if (n->attrs[ATTR_CONV2D_groups] > 1 || n->attrs[ATTR_CONV2D_dilation_w] > 1) return 0;
+    for (int64_t p = 2; p * w[0] <= c->platform.array; p++) {
+        const int64_t bytes = p * w[0] * w[1] * packed_run(n, w, p);
+        if (width % p || bytes > const_limit(c)) continue;
+        const int64_t more = bytes - plain + (p - 1) * w[0] * conv_param_bytes(n);
+        const int64_t traffic = (int64_t)(PACK_TRAFFIC * (double)more / bytes_a_cycle);
+        const int64_t gain = packed_cycles(c, l, 1) - packed_cycles(c, l, p) - traffic;
+        if (gain <= most) continue;
+        most = gain;
+        if (pack) *pack = p;
+    }
+    return most;
+}
+
 conv_shape conv_shape_of(const compiler *c, const layer *l)
 {
     const graph_node *n = node_at(c, l->node);
     const int64_t *w = tensor_at(c, n->inputs[1])->shape, groups = n->attrs[ATTR_CONV2D_groups], array = c->platform.array;
     const int64_t ci = w[3], co = w[0] / groups;
     const place *x = &c->places[l->in[0]];
-    conv_shape s = {.taps_h = w[1], .group_merge = 1};
+    conv_shape s = {.taps_h = w[1], .group_merge = 1, .pack = 1};
     if (groups > 1) {
         const int64_t widest = max_i64(ci, co);
         if (widest <= array / 2) s.group_merge = min_i64(array / widest, groups);
@@ -34,6 +74,10 @@ conv_shape conv_shape_of(const compiler *c, const layer *l)
     s.merged = groups == 1 && n->attrs[ATTR_CONV2D_dilation_w] == 1 && (x->sw == ci || w[2] == 1);
     s.taps_w = s.merged ? 1 : w[2];
     s.run = s.merged ? w[2] * ci : ci * s.group_merge;
+    /* Pixels can be packed where they follow each other on all sides. */
+    if (x->sw == ci && c->places[l->out].sw == w[0] && (l->residual < 0 || c->places[l->residual].sw == w[0]))
+        conv_pack_gain(c, l, &s.pack);
+    if (s.pack > 1) s.run = packed_run(n, w, s.pack);
     return s;
 }
 
@@ -42,7 +86,7 @@ conv_tile conv_tile_at(const compiler *c, const layer *l, const conv_shape *s, i
     const graph_node *n = node_at(c, l->node);
     const int64_t *w = tensor_at(c, n->inputs[1])->shape, groups = n->attrs[ATTR_CONV2D_groups], array = c->platform.array;
     const int64_t ci = w[3], co = w[0] / groups;
-    if (groups == 1) return (conv_tile){index * array, min_i64(array, co - index * array), 0, ci};
+    if (groups == 1) return (conv_tile){index * array, min_i64(array, s->pack * co - index * array), 0, ci};
     if (co > array) {
         const int64_t per = ceil_div(co, array), g = index / per, t = index % per;
         return (conv_tile){g * co + t * array, min_i64(array, co - t * array), g * ci, ci};
@@ -59,7 +103,7 @@ void layer_weight_bytes(const compiler *c, const layer *l, int64_t *least, int64
     if (l->kind == LAYER_CONV) {
         const conv_shape s = conv_shape_of(c, l);
         const int64_t tile = s.taps_h * s.taps_w * s.run * c->platform.array;
-        fixed += conv_param_bytes(n) * tensor_at(c, n->output)->shape[3];
+        fixed += conv_param_bytes(n) * tensor_at(c, n->output)->shape[3] * s.pack;
         *least = fixed + min_i64(tile, const_limit(c));
         *all = fixed + tile * s.tile_count;
     } else if (l->kind == LAYER_WINDOW && n->op == OP_CONV2D) {

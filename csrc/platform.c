@@ -48,6 +48,17 @@ const char *mera_arch_name(int32_t index) { return is_constant(index) ? constant
 int64_t mera_arch_value(int32_t index) { return is_constant(index) ? constants[index].value : 0; }
 const char *mera_arch_doc(int32_t index) { return is_constant(index) ? constants[index].doc : NULL; }
 
+static const struct cycle_kind {
+    const char *name, *doc;
+} cycle_kinds[] = {
+#define MERA_CYCLE(name, text, doc) {text, doc},
+#include "dna_arch.def"
+};
+
+int32_t mera_cycle_kind_count(void) { return CYCLE_KINDS; }
+const char *mera_cycle_kind_name(int32_t kind) { return kind >= 0 && kind < CYCLE_KINDS ? cycle_kinds[kind].name : NULL; }
+const char *mera_cycle_kind_doc(int32_t kind) { return kind >= 0 && kind < CYCLE_KINDS ? cycle_kinds[kind].doc : NULL; }
+
 static bool power_of_two(int64_t x) { return x > 0 && (x & (x - 1)) == 0; }
 
 mera_status mera_platform_check(mera_context *ctx, const mera_platform *p)

@@ -222,6 +222,8 @@ static mera_status complete(scheduler *s, int32_t node)
 
 static bool accumulates(const job *j) { return !(instr_first(&j->i) && instr_last(&j->i)); }
 
+static int32_t network_of(const compiler *c, int32_t job) { return c->layers.at[c->jobs.at[job].layer].network; }
+
 /* The job that the queue may start now, or -1. */
 static int32_t pick(scheduler *s, int queue)
 {
@@ -232,6 +234,7 @@ static int32_t pick(scheduler *s, int queue)
     /* A reduction in several instructions may begin only when everything in front of it has, and nothing may come between
      * its instructions: otherwise queues could wait for each other's memory for ever. */
     const int32_t first = h->at[0].id, head = s->head[queue];
+    if (s->c->in_turn && !in_order(queue) && network_of(s->c, first) != network_of(s->c, head)) return -1;
     if (!in_order(queue) && !s->locked[queue] && !accumulates(&s->c->jobs.at[first])) return first;
     return s->d->waiting[head] == 0 ? head : -1;
 }

@@ -17,18 +17,25 @@ struct mera_simulator {
     uint8_t *scratch;
     size_t scratch_bytes;
     /* timing */
-    bool timed;
+    bool timed, borrowed; /* borrowed: the timing belongs to another simulator, which lives longer */
     int32_t *completion_order;
     mera_event *events; /* one an instruction but sync, in order of start */
     int64_t event_count;
     mera_layer_stats *layers;
+    int64_t *cycles; /* [queue][node, and none][kind] */
+    int64_t cycle_count;
+    VEC(mera_stall) stalls;
     mera_stats stats;
 };
 
 /* Scratch memory that execution needs for the largest instruction. */
 size_t exec_scratch_bytes(const mera_program *p);
 void exec_instr(mera_simulator *s, const instr *i);
-/* Fills completion_order, events, layers, stats. MERA_DEADLOCK if queues wait for each other. */
+/* For programs that several contexts run at once. `timing` times the program now, and cannot run; simulators that share it
+ * run on contexts of their own, and read it only. Timing and program must live longer than they do. */
+mera_status simulator_timing(mera_context *ctx, mera_program *program, mera_simulator **timing);
+mera_status simulator_share(mera_context *ctx, const mera_simulator *timing, mera_simulator **simulator);
+/* Fills completion_order, events, layers, cycles, stalls, stats. MERA_DEADLOCK if queues wait for each other. */
 mera_status time_program(mera_simulator *s);
 
 #endif

@@ -72,9 +72,15 @@ void start_feed(machine *k, int unit)
         if (u->to_feed.count == 0) return;
         const int32_t index = u->to_feed.at[u->to_feed.head];
         const instr *i = &k->p->code[index];
-        if (u->tiles_loaded == u->tiles_started) return;
+        if (u->tiles_loaded == u->tiles_started) {
+            settle(k, i->queue, CYCLE_FILL, index);
+            return;
+        }
         if (i->f[CONV_first]) {
-            if (u->banks_used == 2) return;
+            if (u->banks_used == 2) {
+                settle(k, i->queue, CYCLE_DRAIN, index);
+                return;
+            }
             u->banks_used++;
         }
         pop(&u->to_feed);
@@ -93,7 +99,10 @@ void step_feed(machine *k, int unit)
     engine *x = &k->engines[e];
     unit_state *u = &k->units[unit];
     const int64_t *f = x->i->f;
-    if (!u->feed_has_tile) return;
+    if (!u->feed_has_tile) {
+        x->lost[CYCLE_FILL]++;
+        return;
+    }
     if (x->begin < 0) x->begin = k->now;
     if (may_issue(k, x, 1)) { /* a: tile, b: output row, c: output column */
         const int64_t chunks = ceil_div(f[CONV_run], k->array), tap = x->a / chunks, chunk = x->a % chunks;

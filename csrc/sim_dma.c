@@ -27,10 +27,14 @@ void step_dma(machine *k, int channel)
     engine *x = &k->engines[e];
     const int64_t *f = x->i->f, burst = (int64_t)DNA_DRAM_BURST_BYTES << 20;
     const bool load = x->i->opcode == DNA_OP_LOAD;
+    bool moved = false;
     if (x->begin < 0) x->begin = k->now;
     for (;;) {
         if (x->words < 0) {
-            if (k->dram_credit < burst) return;
+            if (k->dram_credit < burst) {
+                x->lost[CYCLE_DRAM] += !moved;
+                return;
+            }
             int64_t d = f[LOAD_dram], m = f[LOAD_sram], rest = x->a;
             for (int l = 2; l >= 0; l--) {
                 d += rest % f[LOAD_n0 + l] * f[LOAD_d0 + l];
@@ -47,11 +51,13 @@ void step_dma(machine *k, int channel)
             }
             x->left = (to - 1) / DNA_DRAM_BURST_BYTES;
             x->words = 0;
+            moved = true;
             want(k, x, load ? NULL : &x->ports[0], m + x->b, to - from, load);
             x->b = to - d;
         }
         if (!serve(k, x)) {
             x->stall++;
+            x->lost[CYCLE_BANK] += !moved;
             return;
         }
         x->words = -1;

@@ -28,9 +28,17 @@ typedef struct engine {
     bool write[MAX_WORDS];
     /* counters of the instruction */
     int64_t a, b, c, d, phase, left;
-    int64_t ready; /* DMA: first data; window: groups loaded */
+    int64_t ready;             /* DMA: first data; window: groups loaded */
+    int64_t lost[CYCLE_KINDS]; /* cycles without a step */
     port ports[4];
 } engine;
+
+/* What a queue's unit has been doing since a cycle. */
+typedef struct activity {
+    int kind;
+    int32_t index; /* of the instruction at work, or next */
+    int64_t since;
+} activity;
 
 /* A short queue of instructions between two engines. */
 #define RING 64
@@ -56,6 +64,7 @@ typedef struct machine {
     int bank_bits;
     int64_t bank_cycle[256], bank_word[256];
     bool bank_read[256];
+    int64_t words_served[2]; /* read, written */
     engine engines[MAX_ENGINES];
     int engine_count;
     uint64_t active[2]; /* engines with an instruction */
@@ -73,6 +82,9 @@ typedef struct machine {
     mera_event *event_of; /* an instruction each */
     int64_t completed;
     int64_t progress; /* the last cycle in which some engine finished a step */
+    activity activity_of[MAX_QUEUES];
+    uint64_t unsettled; /* queues whose idle units may have another reason than before */
+    bool out_of_memory;
 } machine;
 
 static inline bool push(ring *r, int32_t index, int64_t when)
@@ -111,6 +123,51 @@ static inline void finish(machine *k, int32_t index, int64_t extra)
     timer(k, when);
 }
 
+static inline int dma_engine(const machine *k, int channel) { return k->p->platform.units * UNIT_ENGINES + channel; }
+
+/* ---- accounts: why a unit does nothing. They follow the machine and never lead it. ---- */
+
+/* Whether the engine is the one whose steps are its queue's: array feed, window work, vector work, DMA. */
+static inline bool is_main(const machine *k, int e)
+{
+    const unsigned mains = 1u << FEED | 1u << WINDOW_WORK | 1u << VECTOR_WORK;
+    return e >= dma_engine(k, 0) || (mains >> e % UNIT_ENGINES & 1);
+}
+
+static inline int64_t *account_of(machine *k, int queue, int32_t index)
+{
+    const int64_t nodes = k->p->node_count, node = index >= 0 ? k->p->code[index].node : -1;
+    return k->s->cycles + (queue * (nodes + 1) + (node < 0 ? nodes : node)) * CYCLE_KINDS;
+}
+
+/* The unit of the queue has no instruction, because of kind, or begins one (CYCLE_BUSY), in this cycle. */
+static inline void settle(machine *k, int queue, int kind, int32_t index)
+{
+    activity *a = &k->activity_of[queue];
+    if (a->kind == kind && a->index == index) return;
+    if (a->kind != CYCLE_BUSY && k->now > a->since) {
+        const int32_t node = a->index >= 0 ? k->p->code[a->index].node : -1;
+        account_of(k, queue, a->index)[a->kind] += k->now - a->since;
+        const mera_stall stall = {queue, a->index, node, a->kind, a->since, k->now};
+        if (!vec_push(k->s->object.ctx, &k->s->stalls, stall)) k->out_of_memory = true;
+    }
+    *a = (activity){kind, index, k->now};
+}
+
+/* The unit of the queue has done the last step of its instruction in this cycle. */
+static inline void settle_done(machine *k, int queue, const engine *x)
+{
+    activity *a = &k->activity_of[queue];
+    int64_t *account = account_of(k, queue, x->index), busy = k->now + 1 - a->since;
+    for (int kind = 0; kind < CYCLE_KINDS; kind++) {
+        account[kind] += x->lost[kind];
+        busy -= x->lost[kind];
+    }
+    account[CYCLE_BUSY] += busy;
+    *a = (activity){CYCLE_IDLE, -1, k->now + 1};
+    k->unsettled |= (uint64_t)1 << queue;
+}
+
 static inline void begin(machine *k, int e, int32_t index)
 {
     engine *x = &k->engines[e];
@@ -120,12 +177,15 @@ static inline void begin(machine *k, int e, int32_t index)
     x->a = x->b = x->c = x->d = x->phase = x->left = x->stall = 0;
     x->flushing = false;
     x->begin = -1;
+    memset(x->lost, 0, sizeof x->lost);
+    if (is_main(k, e)) settle(k, x->i->queue, CYCLE_BUSY, index);
     for (int p = 0; p < 4; p++) x->ports[p].held[0] = x->ports[p].held[1] = -1;
     k->active[e >> 6] |= (uint64_t)1 << (e & 63);
 }
 
 static inline void idle(machine *k, int e)
 {
+    if (is_main(k, e)) settle_done(k, k->engines[e].i->queue, &k->engines[e]);
     k->engines[e].index = -1;
     k->active[e >> 6] &= ~((uint64_t)1 << (e & 63));
 }
@@ -175,6 +235,7 @@ static inline bool serve(machine *k, engine *x)
             k->bank_cycle[b] = k->now;
             k->bank_word[b] = word;
             k->bank_read[b] = !x->write[w];
+            k->words_served[x->write[w]]++;
         } else if (!(k->bank_word[b] == word && k->bank_read[b] && !x->write[w])) {
             x->word[left] = word;
             x->write[left++] = x->write[w];
@@ -191,14 +252,13 @@ static inline bool may_issue(machine *k, engine *x, int ports)
 {
     if (x->words < 0) x->words = 0;
     if (x->words > 0) serve(k, x);
-    if (x->flushing) return false;
-    if (x->words <= ports * (DNA_PORT_QUEUE - 2)) return true;
-    x->stall++;
+    if (!x->flushing && x->words <= ports * (DNA_PORT_QUEUE - 2)) return true;
+    x->lost[CYCLE_BANK]++;
+    x->stall += !x->flushing;
     return false;
 }
 
 static inline bool is_sync(const machine *k, int32_t index) { return k->p->code[index].opcode == DNA_OP_SYNC; }
-static inline int dma_engine(const machine *k, int channel) { return k->p->platform.units * UNIT_ENGINES + channel; }
 
 /* One cycle of an engine that is at work, and handing the next instruction to one that is not. */
 void step_loader(machine *k, int unit);

@@ -88,6 +88,75 @@ static void issue(machine *k, int queues)
     }
 }
 
+/* ---- why a unit has no instruction ---- */
+
+static bool waits_for_dram(const machine *k, const instr *i, int depth);
+
+/* Whether the transfer that makes a channel's count what it should be is held up by a unit, not by DRAM. */
+static bool held_up(const machine *k, int channel, int32_t count, int depth)
+{
+    if (k->next[channel] >= count || k->issue_at[channel] != NEVER || depth == 0) return false;
+    const instr *head = &k->p->code[k->list[channel][k->next[channel]]];
+    return !waits_met(k, head) && !waits_for_dram(k, head, depth - 1);
+}
+
+/* Whether one of the instruction's unmet waits is for a transfer under way, or behind others that are. */
+static bool waits_for_dram(const machine *k, const instr *i, int depth)
+{
+    for (int w = 0; w < i->wait_count; w++) {
+        const int q = i->waits[w].queue;
+        if (q < QUEUE_UNITS && k->done[q] < i->waits[w].count && !held_up(k, q, i->waits[w].count, depth)) return true;
+    }
+    return false;
+}
+
+static void settle_next(machine *k, int queue)
+{
+    if (k->next[queue] >= k->length[queue]) {
+        settle(k, queue, CYCLE_IDLE, -1);
+        return;
+    }
+    const int32_t index = k->list[queue][k->next[queue]];
+    const instr *i = &k->p->code[index];
+    if (k->issue_at[queue] != NEVER || waits_met(k, i))
+        settle(k, queue, CYCLE_ISSUE, index);
+    else
+        settle(k, queue, waits_for_dram(k, i, QUEUE_UNITS) ? CYCLE_DRAM : CYCLE_DEPENDENCY, index);
+}
+
+/* Gives the queue's unit, if it has no instruction, the reason that it has in this cycle. */
+static void settle_queue(machine *k, int queue)
+{
+    const int unit = (queue - QUEUE_UNITS) / UNIT_QUEUES, kind = queue_kind(queue);
+    const engine *e = kind < 0 ? k->engines : k->engines + unit * UNIT_ENGINES;
+    const bool is_array = kind == UNIT_ARRAY;
+    if (kind < 0) {
+        if (k->engines[dma_engine(k, queue)].index >= 0) return;
+        const ring *r = &k->requests[queue];
+        if (r->count > 0) {
+            settle(k, queue, CYCLE_DRAM, r->at[r->head]);
+            return;
+        }
+    } else if (kind == UNIT_VECTOR) {
+        if (e[VECTOR_WORK].index >= 0) return;
+    } else {
+        const ring *r = is_array ? &k->units[unit].to_feed : &k->units[unit].to_window;
+        if (e[is_array ? FEED : WINDOW_WORK].index >= 0 || r->count > 0) return; /* start_feed, start_window see to it */
+        const int32_t loading = e[is_array ? LOADER : WINDOW_LOADER].index;
+        if (loading >= 0) {
+            settle(k, queue, CYCLE_FILL, loading);
+            return;
+        }
+    }
+    settle_next(k, queue);
+}
+
+static void settle_queues(machine *k)
+{
+    for (uint64_t left = k->unsettled; left; left &= left - 1) settle_queue(k, __builtin_ctzll(left));
+    k->unsettled = 0;
+}
+
 static void fire_timers(machine *k, int queues)
 {
     k->next_timer = NEVER;
@@ -177,6 +246,7 @@ static mera_status run(machine *k)
         if (k->recheck) {
             k->recheck = false;
             issue(k, queues);
+            k->unsettled = ((uint64_t)1 << queues) - 1;
         }
         for (int u = 0; u < units; u++) {
             const unit_state *x = &k->units[u];
@@ -186,6 +256,7 @@ static mera_status run(machine *k)
         }
         for (int c = 0; c < QUEUE_UNITS; c++)
             if (k->requests[c].count) start_dma(k, c);
+        if (k->unsettled) settle_queues(k);
         if (!k->active[0] && !k->active[1]) {
             if (k->recheck) continue;
             if (k->next_timer == NEVER) return k->completed < k->p->code_count ? deadlock(k, queues) : MERA_OK;
@@ -259,20 +330,29 @@ static mera_status time_with(mera_simulator *s, machine *k)
     s->events = arena_array(&s->memory, (size_t)p->code_count + 1, sizeof *s->events);
     s->layers = arena_array(&s->memory, (size_t)p->node_count + 1, sizeof *s->layers);
     s->completion_order = arena_array(&s->memory, (size_t)p->code_count + 1, sizeof *s->completion_order);
-    if (!lists || !k->event_of || !s->events || !s->layers || !s->completion_order) return out_of_memory(s->object.ctx);
+    s->cycle_count = (int64_t)queues * (p->node_count + 1) * CYCLE_KINDS;
+    s->cycles = arena_array(&s->memory, (size_t)s->cycle_count, sizeof *s->cycles);
+    if (!lists || !k->event_of || !s->events || !s->layers || !s->completion_order || !s->cycles)
+        return out_of_memory(s->object.ctx);
     for (int64_t i = 0; i < p->code_count; i++) k->length[p->code[i].queue]++;
     for (int q = 0; q < queues; q++) {
         k->list[q] = lists;
         lists += k->length[q];
         k->length[q] = 0;
         k->issue_at[q] = NEVER;
+        k->activity_of[q] = (activity){CYCLE_ISSUE, -1, 0};
     }
     for (int64_t i = 0; i < p->code_count; i++) k->list[p->code[i].queue][k->length[p->code[i].queue]++] = (int32_t)i;
     for (int32_t n = 0; n < p->node_count; n++)
         s->layers[n] = (mera_layer_stats){.node = n, .start_cycle = NEVER, .macs = p->nodes[n].macs};
+    s->stalls.count = 0;
     s->stats = (mera_stats){.sram_peak_bytes = p->sram_peak, .instructions = p->code_count};
     TRY(run(k));
+    for (int q = 0; q < queues; q++) settle(k, q, CYCLE_BUSY, -1);
+    if (k->out_of_memory) return out_of_memory(s->object.ctx);
     s->stats.cycles = k->now;
+    s->stats.sram_words_read = k->words_served[0];
+    s->stats.sram_words_written = k->words_served[1];
     for (int32_t n = 0; n < p->node_count; n++) s->stats.macs += p->nodes[n].macs;
     for (int64_t i = 0; i < p->code_count; i++) {
         mera_event *e = &k->event_of[i];

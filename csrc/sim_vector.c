@@ -110,9 +110,10 @@ void step_vector(machine *k, int unit)
     if (x->begin < 0) x->begin = k->now;
     if (may_issue(k, x, 3)) {
         if (x->phase == 0 && kind.table_bytes == 0) x->phase = 1;
-        if (x->phase == 0)
+        if (x->phase == 0) {
+            x->lost[CYCLE_FILL]++;
             load_table(k, x, kind.table, kind.table_bytes);
-        else
+        } else
             kind.step(k, x);
         serve(k, x);
     }

@@ -63,7 +63,12 @@ void start_window(machine *k, int unit)
     const int e = unit * UNIT_ENGINES + WINDOW_WORK;
     if (k->engines[e].index >= 0) return;
     while (u->to_window.count > 0 && is_sync(k, u->to_window.at[u->to_window.head])) finish(k, pop(&u->to_window), 0);
-    if (u->to_window.count == 0 || u->groups_loaded == u->groups_started) return;
+    if (u->to_window.count == 0) return;
+    const int32_t index = u->to_window.at[u->to_window.head];
+    if (u->groups_loaded == u->groups_started) {
+        settle(k, k->p->code[index].queue, CYCLE_FILL, index);
+        return;
+    }
     begin(k, e, pop(&u->to_window));
     k->engines[e].ready = 0;
 }
@@ -76,7 +81,10 @@ void step_window(machine *k, int unit)
     unit_state *u = &k->units[unit];
     const int64_t *f = x->i->f, triples = ceil_div(f[WINDOW_kh], DNA_WINDOW_ROWS);
     if (!x->ready) {
-        if (u->groups_loaded == u->groups_started) return;
+        if (u->groups_loaded == u->groups_started) {
+            x->lost[CYCLE_FILL]++;
+            return;
+        }
         u->groups_started++;
         x->ready = 1;
     }

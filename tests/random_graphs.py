@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from formulas import real_value
+from fused import fuse
 from hypothesis import strategies as st
 
 from mera_torch import oracle
@@ -200,7 +201,8 @@ class GraphBuilder:
             lambda: self.numpy.normal(0, 1, 256),
         ]
         y = self.rng.choice(functions)()
-        scale = float(np.float32((max(0.0, y.max()) - min(0.0, y.min()) or 1.0) / 255))
+        span = max(0.0, y.max()) - min(0.0, y.min())
+        scale = float(np.float32((span if span > 1e-30 else 1.0) / 255))
         zero = int(np.clip(round(-128 - min(0.0, y.min()) / scale), -128, 127))
         data = np.clip(np.round(y / scale) + zero, -128, 127).astype(np.int8).reshape(1, 1, 1, 256)
         index = self.tensor((1, 1, 1, 256), (), (), data)
@@ -399,11 +401,13 @@ def random_inputs(graph: Graph, seed: int = 0) -> list[Int8]:
 
 
 def write(folder: Path, count: int) -> None:
-    """graph_NNN.dna.txt and small_NNN.dna.txt for the drivers in C."""
+    """graph_NNN.dna.txt, small_NNN.dna.txt and pair_NNN.dna.txt, two small networks in one, for the drivers in C."""
     for seed in range(count):
         for name, nodes, elements in (("graph", 1 + seed % 12, 12_000), ("small", 1 + seed % 4, 400)):
             graph = random_graph(random.Random(f"{name} {seed}"), nodes, max_elements=elements)
             (folder / f"{name}_{seed:03}.dna.txt").write_text(build(graph).text())
+        pair = [random_graph(random.Random(f"pair {seed} {k}"), 1 + seed % 2, max_elements=200) for k in range(2)]
+        (folder / f"pair_{seed:03}.dna.txt").write_text(build(fuse(pair)).text())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ instruction set: fast kernels are compiled per function and chosen at run time. 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -19,11 +20,19 @@ import cffi
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
+# What Python calls.
+HEADERS = ("mera.h", "device/driver.h", "device/board.h", "device/tables.h", "dna_runtime.h", "runtime/inner.h")
+# Functions that Python defines: mera_progress and runner_executor.
+CALLBACKS = """
+extern "Python" int32_t mera_on_progress(void *, const char *, int64_t, int64_t);
+extern "Python" dna_status mera_on_region(void *, int32_t, int32_t, const void *const *, const int64_t *, int32_t,
+                                          void *const *, const int64_t *, mera_stats *, char *, size_t);
+"""
 
 
-def declarations() -> str:
-    """The part of mera.h that cffi's parser reads."""
-    text = (CSRC / "mera.h").read_text(encoding="utf-8")
+def declarations(header: str) -> str:
+    """The part of a header that cffi's parser reads."""
+    text = (CSRC / header).read_text(encoding="utf-8")
     return text.split("/* ---- cffi: begin ---- */")[1].split("/* ---- cffi: end ---- */")[0]
 
 
@@ -39,6 +48,17 @@ def sources() -> list[str]:
     """Every C file of the core, relative to the project's root, as setuptools wants it."""
     files = [path for path in CSRC.rglob("*.c") if "tests" not in path.relative_to(CSRC).parts]
     return sorted(path.relative_to(ROOT).as_posix() for path in files)
+
+
+def build_id() -> str:
+    """A hash of all that decides what the core computes: every source, header and table of csrc/ but its tests."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in CSRC.rglob("*") if p.suffix in (".c", ".h", ".def")):
+        name = path.relative_to(CSRC)
+        if "tests" not in name.parts:
+            content = path.read_bytes()
+            digest.update(f"{name.as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
 
 
 def accepts(flag: str) -> bool:
@@ -57,8 +77,7 @@ def accepts(flag: str) -> bool:
 
 def builder() -> cffi.FFI:
     ffi = cffi.FFI()
-    # A callback that Python defines: stage name, done, total -> 0 to go on.
-    ffi.cdef(declarations() + '\nextern "Python" int32_t mera_on_progress(void *, const char *, int64_t, int64_t);\n')
+    ffi.cdef("\n".join(map(declarations, HEADERS)) + CALLBACKS)
     compile_args = ["-std=c11", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off"]
     link_args: list[str] = []
     if sys.platform != "darwin" and os.environ.get("MERA_NO_OPENMP") != "1" and accepts("-fopenmp"):
@@ -70,11 +89,15 @@ def builder() -> cffi.FFI:
         link_args += sanitize
     ffi.set_source(
         "mera_torch._core",
-        '#include "mera.h"',
+        "".join(f'#include "{header}"\n' for header in HEADERS),
         sources=sources(),
         include_dirs=["csrc"],
         depends=sorted(p.relative_to(ROOT).as_posix() for p in CSRC.rglob("*") if p.suffix in (".h", ".def")),
-        define_macros=[("MERA_VERSION", f'"{version()}"'), ("_GNU_SOURCE", None)],
+        define_macros=[
+            ("MERA_VERSION", f'"{version()}"'),
+            ("MERA_BUILD", f'"{build_id()}"'),
+            ("_GNU_SOURCE", None),
+        ],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
         libraries=["m"],

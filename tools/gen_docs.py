@@ -70,6 +70,11 @@ def machine_constants() -> str:
     return table(("constant", ">value", "meaning"), rows)
 
 
+def cycle_kinds() -> str:
+    rows = [(f"`{kind}`", doc) for kind, doc in native.cycle_kinds().items()]
+    return table(("kind", "what the unit does, or why it waits"), rows)
+
+
 # ---- isa.md ----
 
 
@@ -127,10 +132,166 @@ def constraints() -> str:
     return table(("constraint", "message"), [(f"`{name}`", message) for name, message in sorted(CONSTRAINTS.items())])
 
 
+# ---- host_operators.md ----
+
+
+def host_operators() -> str:
+    from mera_torch.native.host import HOST_OPS
+
+    rows = [
+        (f"`{op.name}`", f"`{op.schema}`", "yes" if op.exact else "", op.note.replace("*", "\\*"))
+        for op in HOST_OPS.values()
+    ]
+    return table(("operator of PyTorch", "parameters", "exact", "not supported, or other"), sorted(rows))
+
+
+# ---- device.md ----
+
+
+def _device_rows(kind: str, of: str = "") -> list[Any]:
+    rows = [lib.device_row_at(i) for i in range(lib.device_row_count())]
+    return [row for row in rows if text(row.table) == kind and (not of or text(row.of) == of)]
+
+
+def device_identifiers() -> str:
+    rows = [
+        (f"`{text(row.name)}`", f"0x{row.value:x}" if row.value > 4096 else row.value, prose(row.doc))
+        for row in _device_rows("id")
+    ]
+    return table(("identifier", ">value", "meaning"), rows)
+
+
+def device_registers() -> str:
+    rows: list[tuple[object, ...]] = []
+    for register in _device_rows("register"):
+        name = text(register.name)
+        reset = f"0x{register.reset:x}" if register.reset > 9 else register.reset
+        rows.append((f"`0x{register.value:03x}`", f"`{name}`", "", text(register.access), reset, prose(register.doc)))
+        for field in _device_rows("field", name):
+            last = field.value + field.bits - 1
+            bits = str(field.value) if field.bits == 1 else f"{last}:{field.value}"
+            rows.append(("", f"`{name}.{text(field.name)}`", bits, "", "", prose(field.doc)))
+    return table(("offset", "register", "bits", "written by", ">reset", "meaning"), rows)
+
+
+def device_counters() -> str:
+    rows = [(f"`0x{row.value:03x}`", f"`{text(row.name)}`", prose(row.doc)) for row in _device_rows("counter")]
+    return table(("offset", "counter", "meaning"), rows)
+
+
+def _fields(rows: Sequence[Any]) -> str:
+    cells = [(row.value // 8, row.bits // 8, f"`{text(row.name)}`", prose(row.doc)) for row in rows]
+    return table((">byte", ">bytes", "field", "meaning"), cells)
+
+
+def device_descriptors() -> str:
+    parts = ["Every descriptor:\n\n" + _fields(_device_rows("descriptor_field", "ANY"))]
+    for row in _device_rows("descriptor"):
+        name = text(row.name)
+        fields = _device_rows("descriptor_field", name)
+        parts.append(f"### {row.value}: `{name}`\n\n{prose(row.doc)}\n" + ("\n" + _fields(fields) if fields else ""))
+    return "\n".join(parts)
+
+
+def device_completions() -> str:
+    return _fields(_device_rows("completion_field"))
+
+
+def device_errors() -> str:
+    rows = [(row.value, f"`{text(row.name)}`", prose(row.doc)) for row in _device_rows("error")]
+    return table((">code", "error", "meaning"), rows)
+
+
+# ---- cli.md ----
+
+
+def exit_codes() -> str:
+    from mera_torch.exits import MEANINGS
+
+    return table((">code", "meaning"), MEANINGS.items())
+
+
+def preprocess_presets() -> str:
+    from mera_torch.samples import PRESETS
+
+    def shown(values: Sequence[float]) -> str:
+        return ", ".join(f"{value:g}" for value in values)
+
+    rows = [
+        (f"`{name}`", p.resize[1] if p.resize else "", f"{p.crop[0]}x{p.crop[1]}" if p.crop else "", f"{p.scale:.6g}",
+         shown(p.mean), shown(p.std))
+        for name, p in PRESETS.items()
+    ]  # fmt: skip
+    return table(("preset", "resize", "crop", "scale", "mean", "std"), rows)
+
+
+def commands() -> str:
+    import typer.main
+
+    from mera_torch.cli import app
+
+    group: Any = typer.main.get_command(app)
+    return "\n".join(_command(f"mera {name}", held) for name, held in sorted(group.commands.items()))
+
+
+def _command(name: str, held: Any) -> str:
+    if hasattr(held, "commands"):
+        return "\n".join(_command(f"{name} {each}", sub) for each, sub in sorted(held.commands.items()))
+    arguments = [p for p in held.params if p.param_type_name == "argument"]
+    rows = [
+        (", ".join(f"`{option}`" for option in (*p.opts, *p.secondary_opts)), _default(p), p.help or "")
+        for p in held.params
+        if p.param_type_name == "option" and "--help" not in p.opts
+    ]
+    usage = " ".join([name, *map(_metavar, arguments)])
+    about = " ".join((held.help or "").split())
+    given = "".join(f"- `{_metavar(p)}`: {p.help}\n" for p in arguments)
+    return f"### `{usage}`\n\n{about}\n\n{given}\n{table(('option', 'default', 'meaning'), rows)}"
+
+
+def _metavar(argument: Any) -> str:
+    return str(argument.metavar or argument.name.upper())
+
+
+def _default(option: Any) -> str:
+    value = option.default
+    if option.required:
+        return "needed"
+    if isinstance(value, bool):
+        return "on" if value else ""
+    return "" if value is None or isinstance(value, list | tuple) else f"`{value}`"
+
+
+# ---- power.md ----
+
+
+def energy_constants() -> str:
+    from mera_torch.energy import CONSTANTS
+
+    rows = [(f"`{name}`", f"{c.value:g}", c.unit, c.source) for name, c in CONSTANTS.items()]
+    return table(("constant", ">value", "unit", "source"), rows)
+
+
+def energy_models() -> str:
+    from mera_torch.energy import energy_model
+
+    headers = ("platform", "medium", ">pJ a MAC", ">pJ an SRAM word", ">pJ a DRAM byte", ">idle W")
+    rows = [
+        (f"`{m.platform}`", m.technology, f"{m.mac:.3f}", f"{m.sram_word:.0f}", f"{m.dram_byte:.0f}",
+         f"{sum(m.idle.values()):.2f}")
+        for m in map(energy_model, native.platforms())
+    ]  # fmt: skip
+    return table(headers, rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part
-    for part in (platforms, aliases, machine_constants, instructions, operators, torch_operators, constraints)
-}
+    for part in (
+        platforms, aliases, machine_constants, cycle_kinds, instructions, operators, torch_operators, constraints,
+        device_identifiers, device_registers, device_counters, device_descriptors, device_completions, device_errors,
+        host_operators, exit_codes, preprocess_presets, commands, energy_constants, energy_models,
+    )
+}  # fmt: skip
 
 
 def regenerated(page: str) -> str:

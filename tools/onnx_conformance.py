@@ -93,7 +93,6 @@ def run_mera(case: Any) -> str:
     """The verdict on from_onnx."""
     from mera_torch.converters import from_onnx
     from mera_torch.converters.onnx.context import UnknownInput
-
     from mera_torch.errors import InvalidModelError, UnsupportedError
 
     (inputs, expected) = case.data_sets[0]

@@ -135,7 +135,7 @@ static void choose_blocks(conv *c, int threads)
 
 static mera_status prepare(op_plan *plan, arena *memory)
 {
-    mera_context *ctx = plan->graph->object.ctx;
+    mera_context *ctx = memory->ctx;
     const graph_node *node = plan->node;
     const graph_tensor *x = node_input(plan->graph, node, 0), *w = node_input(plan->graph, node, 1);
     const graph_tensor *b = node_input(plan->graph, node, 2), *y = node_output(plan->graph, node);

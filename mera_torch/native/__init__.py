@@ -5,7 +5,8 @@ one thread at a time, which its lock sees to.
 """
 
 from mera_torch.native.context import Context
-from mera_torch.native.graph import Array, Graph, NodeInfo, Progress, TensorInfo, compile_text
+from mera_torch.native.device import Board, Device, DeviceEngine, DeviceInfo, Request, device_list
+from mera_torch.native.graph import Array, Graph, NodeInfo, Progress, TensorInfo, compile_text, compiler_options
 from mera_torch.native.program import Program
 from mera_torch.native.run import (
     FloatArray,
@@ -21,8 +22,10 @@ from mera_torch.native.tables import (
     OPS,
     OpInfo,
     check_platform,
+    core_build,
     core_features,
     core_version,
+    cycle_kinds,
     instruction_names,
     platform_aliases,
     platforms,
@@ -31,7 +34,11 @@ from mera_torch.native.tables import (
 __all__ = [
     "OPS",
     "Array",
+    "Board",
     "Context",
+    "Device",
+    "DeviceEngine",
+    "DeviceInfo",
     "FloatArray",
     "Graph",
     "Int8Array",
@@ -40,13 +47,18 @@ __all__ = [
     "OpInfo",
     "Program",
     "Progress",
+    "Request",
     "Simulator",
     "TensorInfo",
     "check_platform",
     "compile_text",
+    "compiler_options",
+    "core_build",
     "core_features",
     "core_version",
+    "cycle_kinds",
     "dequantize_i8",
+    "device_list",
     "instruction_names",
     "platform_aliases",
     "platforms",

@@ -10,7 +10,7 @@ from typing import Any
 from mera_torch import errors
 from mera_torch._core import ffi, lib
 
-_EXCEPTIONS: dict[int, type[errors.MeraError]] = {
+EXCEPTIONS: dict[int, type[errors.MeraError]] = {
     lib.MERA_INVALID_ARGUMENT: errors.InvalidModelError,
     lib.MERA_OUT_OF_MEMORY: errors.OutOfMemoryError,
     lib.MERA_UNSUPPORTED: errors.UnsupportedError,
@@ -18,6 +18,11 @@ _EXCEPTIONS: dict[int, type[errors.MeraError]] = {
     lib.MERA_CORRUPT: errors.CorruptFileError,
     lib.MERA_DEADLOCK: errors.InternalError,
     lib.MERA_INTERNAL: errors.InternalError,
+    lib.MERA_STATE: errors.StateError,
+    lib.MERA_STORAGE: errors.StorageError,
+    lib.MERA_DEVICE_ABSENT: errors.DeviceAbsentError,
+    lib.MERA_DEVICE_BUSY: errors.DeviceBusyError,
+    lib.MERA_DEVICE_FAULT: errors.DeviceFaultError,
 }
 
 
@@ -81,7 +86,7 @@ class Context:
         with self.lock:
             status = function(*args)
             if status != lib.MERA_OK:
-                raise _EXCEPTIONS.get(status, errors.InternalError)(text_of(lib.mera_last_error(self.pointer)))
+                raise EXCEPTIONS.get(status, errors.InternalError)(text_of(lib.mera_last_error(self.pointer)))
 
     def make(self, kind: str, function: Callable[..., int], *args: Any) -> Handle:
         """Calls a function whose last parameter receives a new object: a mera_graph, mera_program, ..."""

@@ -244,6 +244,12 @@ def compile_text(text: str, platform: Platform, stage: str = "schedule", context
     return context.text(lib.mera_compile_text, context.pointer, *args)
 
 
+def compiler_options(options: Mapping[str, int] | None) -> dict[str, int]:
+    """Every option of the compiler (mera_options in mera.h) by name, those that are not given with their defaults."""
+    row = _options(options)
+    return {name: int(getattr(row, name)) for name, _ in ffi.typeof("mera_options").fields}
+
+
 class _ProgressState:
     def __init__(self, function: Progress | None) -> None:
         self.function = function

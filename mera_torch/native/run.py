@@ -10,25 +10,31 @@ import numpy.typing as npt
 
 from mera_torch import errors
 from mera_torch._core import ffi, lib
-from mera_torch.native.context import Context
+from mera_torch.native.context import Context, Handle
 from mera_torch.native.graph import Array, Graph
 from mera_torch.native.program import Program
-from mera_torch.native.tables import thread_context
+from mera_torch.native.tables import cycle_kinds, thread_context
 
 Int8Array = npt.NDArray[np.int8]
 FloatArray = npt.NDArray[np.float32]
 
 
-def _run(
-    context: Context, function: Callable[..., int], handle: Any, inputs: Sequence[Array], sizes: list[int]
-) -> list[Int8Array]:
-    """Runs with int8 inputs; new flat int8 arrays of the sizes given."""
+def int8_arrays(inputs: Sequence[Array]) -> list[Array]:
+    """The inputs, contiguous. Raises InvalidModelError for anything but int8 arrays."""
     arrays = []
     for i, array in enumerate(inputs):
         if not isinstance(array, np.ndarray) or array.dtype != np.int8:
             kind = getattr(array, "dtype", type(array).__name__)
             raise errors.InvalidModelError(f"input {i} must be an int8 numpy array, got {kind}")
         arrays.append(np.ascontiguousarray(array))
+    return arrays
+
+
+def _run(
+    context: Context, function: Callable[..., int], handle: Any, inputs: Sequence[Array], sizes: list[int]
+) -> list[Int8Array]:
+    """Runs with int8 inputs; new flat int8 arrays of the sizes given."""
+    arrays = int8_arrays(inputs)
     outputs = [np.empty(size, np.int8) for size in sizes]
     views = [ffi.from_buffer("int8_t[]", array) for array in arrays]
     targets = [ffi.from_buffer("int8_t[]", array, require_writable=True) for array in outputs]
@@ -95,6 +101,18 @@ _EVENT = np.dtype(
 )
 
 
+_STALL = np.dtype(
+    [
+        ("queue", np.int32),
+        ("instruction", np.int32),
+        ("node", np.int32),
+        ("kind", np.int32),
+        ("start_cycle", np.int64),
+        ("end_cycle", np.int64),
+    ]
+)
+
+
 def _fields(row: Any) -> dict[str, int]:
     return {name: int(getattr(row, name)) for name, _ in ffi.typeof(row).item.fields}
 
@@ -102,10 +120,10 @@ def _fields(row: Any) -> dict[str, int]:
 class Simulator:
     """Executes a program's instructions: bits and cycles."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, _handle: Handle | None = None) -> None:
         self.program = program
         self.context = program.context
-        self._handle = self.context.make("simulator", lib.mera_simulator_create, program.handle)
+        self._handle = _handle or self.context.make("simulator", lib.mera_simulator_create, program.handle)
 
     def run(self, inputs: Sequence[Array]) -> list[Int8Array]:
         """int8 arrays of program.input_bytes bytes each -> flat int8 arrays of program.output_bytes."""
@@ -131,6 +149,27 @@ class Simulator:
             self.context.call(lib.mera_simulator_events, self._handle.pointer, rows, count)
             size = count[0] * ffi.sizeof("mera_event")
             return np.frombuffer(ffi.buffer(rows[0], size), dtype=_EVENT).copy() if size else np.empty(0, _EVENT)
+
+    def cycles(self) -> npt.NDArray[np.int64]:
+        """What every queue's unit did in every cycle: [queue, node (the last row: none), kind of cycle_kinds()].
+
+        The cycles of a queue sum to stats()["cycles"].
+        """
+        rows, count = ffi.new("const int64_t **"), ffi.new("int64_t *")
+        with self.context.lock:
+            self.context.call(lib.mera_simulator_cycles, self._handle.pointer, rows, count)
+            flat = np.frombuffer(ffi.buffer(rows[0], 8 * count[0]), np.int64).copy()
+        shape = len(self.program.queue_names), len(self.program.nodes) + 1, len(cycle_kinds())
+        found: npt.NDArray[np.int64] = flat.reshape(shape)
+        return found
+
+    def stalls(self) -> npt.NDArray[np.void]:
+        """The intervals in which a queue's unit had no instruction, as a structured array with mera_stall's fields."""
+        rows, count = ffi.new("const mera_stall **"), ffi.new("int64_t *")
+        with self.context.lock:
+            self.context.call(lib.mera_simulator_stalls, self._handle.pointer, rows, count)
+            size = count[0] * ffi.sizeof("mera_stall")
+            return np.frombuffer(ffi.buffer(rows[0], size), dtype=_STALL).copy() if size else np.empty(0, _STALL)
 
 
 # ---- the host's side of the boundary ----

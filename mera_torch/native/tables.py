@@ -17,6 +17,11 @@ def core_version() -> str:
     return text_of(lib.mera_core_version())
 
 
+def core_build() -> str:
+    """A hash of the C core's sources: two cores of one build compile the same programs."""
+    return text_of(lib.mera_core_build())
+
+
 def core_features() -> str:
     """How the C core was built and which kernels this CPU gets, e.g. "openmp; kernels: avx2"."""
     return text_of(lib.mera_core_features())
@@ -112,3 +117,12 @@ OPS: dict[str, OpInfo] = {info.name: info for info in map(_op, range(lib.mera_op
 def instruction_names() -> list[str]:
     """The instructions of csrc/dna_isa.def, by opcode."""
     return [text_of(lib.mera_isa_name(i)) for i in range(lib.mera_isa_count())]
+
+
+# ---- accounts of cycles ----
+
+
+def cycle_kinds() -> dict[str, str]:
+    """What a unit does in a cycle, or why it does nothing: name -> meaning, as csrc/dna_arch.def numbers them."""
+    kinds = range(lib.mera_cycle_kind_count())
+    return {text_of(lib.mera_cycle_kind_name(i)): text_of(lib.mera_cycle_kind_doc(i)) for i in kinds}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from typing import Any
 
 import torch
@@ -29,6 +30,20 @@ def from_pt2(source: str | os.PathLike[str] | bytes | ExportedProgram) -> Import
     model.graph.set_codegen(_codegen(model, captured.in_spec, captured.out_spec))
     model.recompile()
     return model
+
+
+def save_pt2(model: torch.nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike[str]) -> None:
+    """Writes a module (imported, quantized, ...) as a .pt2 file, for the shapes of inputs."""
+    program = torch.export.export(model, inputs)
+    for node in program.graph.nodes:  # torch.export cannot read back what it writes of names with ; , or brackets
+        stack = node.meta.get("nn_module_stack")
+        if stack:
+            node.meta["nn_module_stack"] = {_plain(key): (_plain(name), kind) for key, (name, kind) in stack.items()}
+    torch.export.save(program, path)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[;,()]", "_", name)
 
 
 def load_exported(source: str | os.PathLike[str] | bytes) -> ExportedProgram:

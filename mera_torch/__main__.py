@@ -1,4 +1,4 @@
-"""The command `mera`, and `python -m mera_torch`. The runtime install has no command line but `mera --version`."""
+"""The command `mera`, and `python -m mera_torch`. The runtime install has --version, run and verify of it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import sys
 
 
 def main() -> None:
-    """Starts the command line, or says what to install for it."""
+    """Starts the command line, or what there is of it without typer and rich."""
     try:
-        from .cli import main as command_line
-    except ModuleNotFoundError as error:
-        if sys.argv[1:] == ["--version"]:
-            from .versions import table
+        try:
+            from .cli import main as command_line
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if missing.startswith("mera_torch"):
+                raise
+            from .minimal import main as minimal
 
-            print(table())
-            return
-        sys.exit(f'the command mera needs {error.name}: pip install "mera_torch[full]"')
-    command_line()
+            sys.exit(minimal(sys.argv[1:], missing))
+        command_line()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from .dump import graphs_of
 from .errors import InvalidModelError
 from .platform import Platform, find
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from .backend.capture import capture
-from .backend.runtime import last_uses, run_steps
+from .backend.runtime import last_uses, on, run_steps
 from .compile import Built, build, settings_of
 from .errors import InvalidModelError
 from .platform import Platform
@@ -324,7 +324,7 @@ def _run(
         for region in built.regions:
             region.compile(progress)
     with torch.no_grad():
-        return run_steps(built.graph, built.regions, target, inputs, last_uses(built.graph, built.regions))
+        return run_steps(built.graph, built.regions, on(target), inputs, last_uses(built.graph, built.regions))
 
 
 def _places(built: Built) -> dict[str, str]:

@@ -19,15 +19,15 @@ from .backend.capture import Captured, capture, check_input_dtypes
 from .backend.explain import Explanation, explain_nodes
 from .backend.host import HostGraph, Ref, Step, names, refs
 from .backend.partition import Partition, Region, partition
-from .backend.region import DnaRegion, Port, check_target
+from .backend.region import COMPILED_TARGETS, DnaRegion, Port, check_target
 from .backend.to_dna import Border, Lowering
 from .config import BuildConfig, build_config
-from .converters import example_inputs_of, from_pt2, load_model
+from .converters import example_inputs_of, from_pt2, info_of, load_model
 from .errors import InternalError, UnsupportedError
 from .lower_bound import work
 from .ops.common import DEQUANTIZE, QUANTIZE, Rejected, args_of, constant, is_call, kwargs_of, origins, target_of
 from .platform import Platform
-from .progress import progress_bar
+from .progress import AFTER_SECONDS, progress_bar
 
 if TYPE_CHECKING:
     from .project import Deployment
@@ -65,8 +65,10 @@ def export(
     .pt2, TFLite, ONNX or Keras file.
     example_inputs: a tuple of tensors of the shapes and dtypes to compile for (None for all but the first).
     output_dir: the deployment's folder; if it holds one already, overwrite=True replaces it, as one step.
-    platform: a name or alias, a Platform, or a TOML file. target: "Simulator" or "InterpreterHw".
-    build_config: see mera_torch.config. progress: called with (stage, done, total).
+    platform: a name or alias, a Platform, or a TOML file. target: "Simulator", "InterpreterHw" or
+    "IP" (a device; the same program as for the Simulator).
+    build_config: see mera_torch.config. progress: called with (stage, done, total), total 0 where that is unknown;
+    without, a bar on a terminal for what takes longer than a second.
 
     What the DNA cannot run stays on the host: see Deployment.explanation. Raises InvalidModelError, UnsupportedError
     (nothing in the model is quantized, dynamic shapes, ...), DoesNotFitError, ConfigError; nothing is written then.
@@ -75,16 +77,26 @@ def export(
 
     settings = settings_of(platform, target, build_config)
     check_output(output_dir, overwrite)
-    captured = capture(*opened(model, example_inputs))
-    check_input_dtypes(captured)
-    built = build(captured, settings)
-    if not built.regions:
-        raise UnsupportedError(built.explanation.why_nothing_runs())
-    if target == "Simulator":
-        with progress_bar(settings.config.scheduler["progress_bars"]) as bar:
+    after = 0.0 if settings.config.scheduler["progress_bars"] else AFTER_SECONDS
+    with progress_bar(progress is None, after=after) as bar:
+        tell = progress or bar or _nobody
+        tell("import, capture", 0, 0)
+        model, inputs = opened(model, example_inputs)
+        captured = replace(capture(model, inputs), info=info_of(model))
+        check_input_dtypes(captured)
+        tell("passes, partition", 0, 0)
+        built = build(captured, settings)
+        if not built.regions:
+            raise UnsupportedError(built.explanation.why_nothing_runs())
+        if target in COMPILED_TARGETS:
             for region in built.regions:
-                region.compile(progress or bar)
-    return Deployment.create(output_dir, built, target, settings.config, overwrite)
+                region.compile(tell)
+        tell("golden pair, writing", 0, 0)
+        return Deployment.create(output_dir, built, target, settings.config, overwrite)
+
+
+def _nobody(stage: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
 
 
 def opened(model: Any, example_inputs: Sequence[Any] | None) -> tuple[Any, Sequence[Any] | None]:
@@ -176,6 +188,7 @@ def _region(region: Region, low: Lowering, on_dna: set[fx.Node], settings: Setti
     return DnaRegion(
         f"region_{region.index}", low.graph, inputs, outputs, index,
         settings.platform, settings.config.compiler_options(), rows, work(region.nodes, region.inputs, region.outputs),
+        settings.config["cache"],
     )  # fmt: skip
 
 
@@ -228,9 +241,9 @@ def _host_graph(gm: fx.GraphModule, parts: Partition, regions: list[DnaRegion], 
         for node in nodes:
             if node.name in given or node.name in same or (node.users and absorbed_quantize(node, on_dna)):
                 continue
-            steps.append(
-                Step(node.name, target_of(node), _renamed(args_of(node), same), _renamed(kwargs_of(node), same))
-            )
+            args, kwargs = _renamed(args_of(node), same), _renamed(kwargs_of(node), same)
+            source = next((origin.source for origin in origins(node) if origin.source), "")
+            steps.append(Step(node.name, target_of(node), args, kwargs, source=source))
         if index < len(regions):
             steps.append(Step(regions[index].name, region=index))
     output = next(node for node in gm.graph.nodes if node.op == "output")

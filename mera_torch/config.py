@@ -29,6 +29,7 @@ OPTIONS: dict[str, Option] = {
     "max_acc_tile_height": Option(0, int, "rows of one accumulator tile at most; 0: no limit", 0, 65535),
     "max_acc_tile_width": Option(0, int, "columns of one accumulator tile at most; 0: no limit", 0, 65535),
     "batch_cutting_factor": Option(1, int, "parts into which a batch is cut; only 1 so far", 1, 65535),
+    "cache": Option(True, bool, "keep programs in the compile cache and take them from it"),
     "dump_ir": Option(False, bool, "write every stage of the compiler as text into the deployment"),
 }
 
@@ -39,7 +40,7 @@ SCHEDULER_OPTIONS: dict[str, Option] = {
     "batch_interleave": Option(False, bool, "Slow: interleave the images of a batch"),
     "partitions": Option(1, int, "Slow: parts of the network scheduled apart", 1, 65535),
     "consider_allocation": Option(True, bool, "Slow: weigh memory while scheduling"),
-    "progress_bars": Option(False, bool, "show the compiler's progress"),
+    "progress_bars": Option(False, bool, "show progress at once, not after a second"),
 }
 
 

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 import mera_torch
 
-from .errors import InternalError, MeraError
+from .errors import ConfigError, InternalError
 from .pictures import picture, shrunk
+from .platform import find
 from .tables import machine
 
 MODELS = ("digits", "mobilenet_v2", "efficientnet_lite0")
@@ -106,7 +107,7 @@ def spread(count: int) -> list[int]:
 def task(name: str) -> Task:
     """The task of one of MODELS."""
     if name not in MODELS:
-        raise MeraError(f"no demo model '{name}'; there are {', '.join(MODELS)}")
+        raise ConfigError(f"no demo model '{name}'; there are {', '.join(MODELS)}")
     return digits_task() if name == "digits" else photos_task(name)
 
 
@@ -114,7 +115,9 @@ def measure(task: Task, platform: str | Path, folder: Path, console: Console) ->
     """Quantizes, compiles and runs the task's network; everything that the demo prints is in the outcome."""
     example = (task.inputs[0],)
     outcome = Outcome(images=len(task.labels))
-    quantized = mera_torch.quantize(task.model, example, list(task.calibration), config=task.config)
+    quantized = mera_torch.quantize(
+        task.model, example, list(task.calibration), config=task.config, progress=not console.quiet
+    )
     with console.status(f"compiling for {platform}"):
         deployment = mera_torch.export(quantized, example, folder / "deployment", platform=platform)
     interpreter, simulator = (deployment.get_runner(target) for target in (INTERPRETER, SIMULATOR))
@@ -139,6 +142,7 @@ def run(name: str = "digits", platform: str | Path = "SAKURA_1", console: Consol
     Raises ZooError if real weights cannot be fetched, InternalError if InterpreterHw and Simulator differ.
     """
     console = console or Console()
+    find(platform)
     shown = task(name)
     console.print(Text.assemble(("mera demo", "bold"), f": {shown.title}; calibrated on {shown.calibrated_on}"))
     with tempfile.TemporaryDirectory(prefix="mera-demo-") as folder:

@@ -14,6 +14,14 @@ class InvalidModelError(MeraError, ValueError):
     """A malformed graph, or an argument out of its documented range."""
 
 
+class ShapeNeededError(InvalidModelError):
+    """A model's file does not say the shape of an input: `problem` says which, `command_line` what --input may be."""
+
+    def __init__(self, problem: str, argument: str, command_line: str) -> None:
+        super().__init__(f"{problem}; pass {argument}")
+        self.problem, self.command_line = problem, command_line
+
+
 class UnsupportedError(MeraError):
     """Well-formed, but the target has no way to run it; the message names the constraint."""
 
@@ -32,6 +40,34 @@ class ConfigError(MeraError, ValueError):
 
 class CalibrationError(MeraError, ValueError):
     """Calibration data that is empty, unlike the model's inputs in shape or dtype, or leads to NaN or infinity."""
+
+
+class StateError(MeraError, RuntimeError):
+    """A call out of order: run before set_input, get_output before run, a target that was not built."""
+
+
+class LockedError(MeraError):
+    """A project or cache that another process holds; the message names the holder."""
+
+
+class StorageError(MeraError):
+    """A file or folder that cannot be read or written: a full or read-only disk, missing permission."""
+
+
+class DeviceError(MeraError):
+    """A device (IP target); the subclasses say what is wrong with it."""
+
+
+class DeviceAbsentError(DeviceError):
+    """There is no such device."""
+
+
+class DeviceBusyError(DeviceError):
+    """The device is in use by another process; the message names the holder where it is known."""
+
+
+class DeviceFaultError(DeviceError):
+    """The device hung, died, identified itself with nonsense, or what it loaded does not match its checksum."""
 
 
 class InternalError(MeraError, RuntimeError):

@@ -1,7 +1,8 @@
 """The least cycles that any program of a network can take on a platform, from the FX graph alone.
 
 lower_bound_cycles = max(MACs / peak MACs a cycle, compulsory DRAM bytes / DRAM bytes a cycle); compulsory are the
-inputs, the outputs, and every weight and bias once. The DNA compiler has no part in it.
+inputs, the outputs, and every weight and bias once. The DNA compiler has no part in it. Several networks in one region
+have one bound, of their MACs and bytes together; what they share, an input or a weight, counts once.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def work(nodes: Iterable[fx.Node], inputs: Sequence[fx.Node], outputs: Sequence[
 
     macs = 0
     traffic = sum(math.prod(shape(node)) for node in (*inputs, *outputs))
+    weights: set[Any] = set()
     for node in nodes:
         if node.target not in (conv2d, linear):
             continue
@@ -37,7 +39,8 @@ def work(nodes: Iterable[fx.Node], inputs: Sequence[fx.Node], outputs: Sequence[
         if any(o.op.split(".")[1:2] and o.op.split(".")[1] in MULTIPLYING for o in origins(node)):
             positions = math.prod(shape(node)) // sizes[0]
             macs += positions * math.prod(sizes)
-            traffic += math.prod(sizes) + 4 * sizes[0]
+            traffic += 0 if weight in weights else math.prod(sizes) + 4 * sizes[0]
+            weights.add(weight)
     return {"macs": macs, "bytes": traffic}
 
 

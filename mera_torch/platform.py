@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,40 @@ else:
     import tomli as tomllib
 
 
+class _UnknownName(ConfigError, AttributeError, KeyError):
+    """Platform.NAME or Platform["NAME"] for a name that there is not."""
+
+    __str__ = Exception.__str__  # KeyError would show the repr
+
+
+class _Table(type):
+    """The table's platforms and aliases as attributes of the class, by key, and in turn."""
+
+    def __getattr__(cls, name: str) -> Platform:
+        if not name[:1].isupper():
+            raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
+        try:
+            return find(name)
+        except ConfigError as error:
+            raise _UnknownName(str(error)) from None
+
+    def __getitem__(cls, name: str) -> Platform:
+        return cls.__getattr__(name)
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        """Platform("SAKURA_1"), as of an enum, or a Platform of its fields."""
+        return find(args[0]) if len(args) == 1 and not values else super().__call__(*args, **values)
+
+    def __iter__(cls) -> Iterator[Platform]:
+        return iter(platforms())
+
+
 @dataclass(frozen=True)
-class Platform:
+class Platform(metaclass=_Table):
     """One machine: `units` compute units, each with an `array` x `array` multiply-accumulate array.
 
+    Platform.SAKURA_1, Platform["DNAF200L0003"], ...: those of the table, by name or alias; iterating over the class
+    gives them all.
     Units: clock_mhz in 1e6 cycles a second, dram_gbps in 1e9 bytes a second, dram_latency_cycles in cycles of that
     clock.
     sram_banks and dram_latency_cycles may be left out: 32 banks a unit, to the next power of two, at most 256; 100 ns.
@@ -45,6 +76,14 @@ class Platform:
             object.__setattr__(self, "sram_banks", min(256, 1 << (32 * self.units - 1).bit_length()))
         if self.dram_latency_cycles == -1 and 0 < self.clock_mhz < 1e6:
             object.__setattr__(self, "dram_latency_cycles", round(self.clock_mhz * 0.1))
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def value(self) -> str:
+        """The name, as MERA's enum has it."""
+        return self.name
 
     @property
     def macs_per_cycle(self) -> int:
@@ -78,6 +117,8 @@ def find(platform: str | os.PathLike[str] | Platform) -> Platform:
     """
     if isinstance(platform, Platform):
         return check(platform)
+    if not isinstance(platform, str | os.PathLike):
+        raise ConfigError(f"a platform is a Platform, a name or a path, got {platform!r:.80}")
     text = os.fspath(platform)
     table = {row.name: row for row in platforms()}
     other = aliases()

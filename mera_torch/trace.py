@@ -8,20 +8,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import native
+from .atomic import atomic_file
 from .backend.region import DnaRegion
-from .errors import MeraError
 from .platform import Platform
 
 
 def write_trace(path: str | os.PathLike[str], regions: Sequence[DnaRegion], platform: Platform) -> None:
-    """One process a region, one thread a queue of the machine, one slice an instruction; times in microseconds of the
-    platform's clock. The layers have a thread of their own. Raises MeraError if the file cannot be written."""
+    """One process a region, one thread a queue of the machine, one slice an instruction, and one, of category "stall",
+    for each time in which a queue's unit had none, with the reason; times in microseconds of the platform's clock. The
+    layers have a thread of their own. Raises StorageError if the file cannot be written."""
     document = {"displayTimeUnit": "ns", "traceEvents": list(_events(regions, platform))}
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(document, file)
-    except OSError as error:
-        raise MeraError(f"trace {os.fspath(path)!r} cannot be written: {error.strerror}") from error
+    with atomic_file(path) as written:
+        written.write_text(json.dumps(document), encoding="utf-8")
 
 
 def _events(regions: Sequence[DnaRegion], platform: Platform) -> Iterator[dict[str, Any]]:
@@ -45,6 +43,18 @@ def _events(regions: Sequence[DnaRegion], platform: Platform) -> Iterator[dict[s
             name = opcodes[int(event["opcode"])]
             yield _slice(name, pid, int(event["queue"]) + 1, begin + start * scale, cycles * scale, args)
             end = max(end, start + cycles)
+        kinds = list(native.cycle_kinds())
+        for stall in region.simulator.stalls():
+            kind, start, stop = kinds[int(stall["kind"])], int(stall["start_cycle"]), int(stall["end_cycle"])
+            if kind == "idle":
+                continue
+            node = nodes[stall["node"]][0] if 0 <= stall["node"] < len(nodes) else ""
+            args = {"next": node, "instruction": int(stall["instruction"]), "cycles": stop - start}
+            where = pid, int(stall["queue"]) + 1
+            yield {
+                **_slice(f"stall: {kind}", *where, begin + start * scale, (stop - start) * scale, args),
+                "cat": "stall",
+            }
         begin += end * scale
 
 

@@ -13,7 +13,7 @@ from mera_torch import native, passes
 from mera_torch.backend.capture import capture
 from mera_torch.backend.partition import partition
 from mera_torch.backend.region import Port
-from mera_torch.backend.runtime import last_uses, run_steps
+from mera_torch.backend.runtime import last_uses, on, run_steps
 from mera_torch.backend.to_dna import Border, Lowering
 from mera_torch.compile import Built, build, settings_of
 
@@ -37,7 +37,8 @@ def run(result: Built, *inputs: Tensor) -> list[Any]:
     dead = last_uses(result.graph, result.regions)
     with torch.no_grad():
         found, simulated = (
-            run_steps(result.graph, result.regions, target, inputs, dead) for target in ("InterpreterHw", "Simulator")
+            run_steps(result.graph, result.regions, on(target), inputs, dead)
+            for target in ("InterpreterHw", "Simulator")
         )
     for a, b in zip(found, simulated, strict=True):
         assert a is b or torch.equal(a, b), "InterpreterHw and Simulator differ"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 
 # Threads that wait do not spin: on a busy machine that takes the time of those that work. Before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Tests neither read nor fill the user's compile cache; the processes they start share theirs.
+_cache = tempfile.TemporaryDirectory(prefix="mera-cache-")
+os.environ["MERA_CACHE_DIR"] = _cache.name
 
 import pytest  # noqa: E402
 

@@ -43,7 +43,7 @@ def fails(kind: type[MeraError], match: str, model: Any, inputs: Any, path: Path
         ({"platform": "SAKURA1"}, ConfigError, "did you mean 'SAKURA_1'"),
         ({"platform": "nowhere.toml"}, ConfigError, "nowhere.toml"),
         ({"target": "Simulater"}, ConfigError, "did you mean 'Simulator'"),
-        ({"target": "IP"}, ConfigError, "InterpreterHw, Simulator"),
+        ({"target": "Verilator"}, ConfigError, "InterpreterHw, Simulator"),
         ({"build_config": {"max_tile_hight": 3}}, ConfigError, "did you mean 'max_tile_height'"),
         ({"build_config": {"scheduler_config": {"mod": "Fast"}}}, ConfigError, "scheduler_config.*did you mean 'mode'"),
         ({"build_config": {"scheduler_config": {"mode": "Quick"}}}, ConfigError, "Fast, Slow"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +134,8 @@ def test_loaded_in_a_new_process(deployment: mera_torch.Deployment, inputs: tupl
 def test_deployment_is_deterministic(converted: fx.GraphModule, inputs: tuple[Tensor, ...], tmp_path: Path) -> None:
     first, second = (mera_torch.export(converted, inputs, tmp_path / name, platform="DNAF132S0001") for name in "ab")
     for file in sorted(first.path.iterdir()):
+        if file.name == "metrics.json":  # seconds
+            continue
         assert file.read_bytes() == (second.path / file.name).read_bytes(), file.name
 
 
@@ -260,3 +264,31 @@ def test_tutorial(tmp_path: Path) -> None:
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert text.count("equals InterpreterHw: True") == 2 and "0 on the host" in text
     assert (tmp_path / "d" / "trace.json").exists()
+
+
+PROGRESS = """
+import time
+from mera_torch.progress import progress_bar
+with progress_bar(True, "brief") as tell:
+    tell("at once", 0, 0)
+with progress_bar(True, "long") as tell, progress_bar(True, "within") as other:
+    for done in range(13):
+        tell("slowly", done, 13)
+        other("slowly", done, 13)
+        time.sleep(0.1)
+with progress_bar(False) as tell:
+    assert tell is None
+"""
+
+
+def test_a_bar_appears_after_a_second() -> None:
+    ours, theirs = os.openpty()
+    process = subprocess.Popen([sys.executable, "-c", PROGRESS], stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's end
+        while data := os.read(ours, 4096):
+            shown += data
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"long: slowly" in shown and b"brief" not in shown and b"Traceback" not in shown, shown

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import torch
 from compiled import run
-from mera_torch.converters import from_onnx, from_tflite, from_torchscript
 from models import SMALL_MODELS, build_torchvision, set_batchnorm_statistics, torchvision_models
 from torch import Tensor, fx, nn
 
@@ -29,6 +28,7 @@ from mera_torch.backend.capture import capture
 from mera_torch.backend.partition import MOVEMENT, partition
 from mera_torch.backend.region import metrics
 from mera_torch.compile import Built, build, settings_of
+from mera_torch.converters import from_onnx, from_tflite, from_torchscript
 
 pytest.importorskip("onnxscript", reason="torch.onnx.export needs it")
 pytest.importorskip("ai_edge_litert", reason="its schema writes the TFLite twin")

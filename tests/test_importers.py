@@ -14,14 +14,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mera_torch.converters import ImportedModel, format_of, info_of, load_model
-from mera_torch.converters.files import LARGEST, read
-from mera_torch.converters.graph import GraphBuilder, identifier, shape
-from mera_torch.converters.registry import REGISTRY, converts, find
 from torch import nn
 
 import mera_torch
 from mera_torch.contents import contents
+from mera_torch.converters import ImportedModel, format_of, info_of, load_model
+from mera_torch.converters.files import LARGEST, read
+from mera_torch.converters.graph import GraphBuilder, identifier, shape
+from mera_torch.converters.registry import REGISTRY, converts, find
 from mera_torch.errors import CorruptFileError, InvalidModelError, UnsupportedError
 
 aten: Any = torch.ops.aten

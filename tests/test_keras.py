@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mera_torch.converters import load_model
 
 import mera_torch
+from mera_torch.converters import load_model
 from mera_torch.errors import CorruptFileError, InvalidModelError
 
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed (the extra mera_torch[tensorflow])")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from compiled import quantized
-from torch import nn
 
 import mera_torch
 from mera_torch import lite
@@ -72,14 +71,6 @@ def test_same_metrics_as_with_torch(deployment: mera_torch.Deployment) -> None:
 def test_wrong_inputs(arrays: tuple[object, ...], match: str, deployment: mera_torch.Deployment) -> None:
     with pytest.raises(mera_torch.InvalidModelError, match=match):
         lite.load(deployment.path).get_runner()(*arrays)  # type: ignore[arg-type]
-
-
-def test_host_operators_need_torch(tmp_path: Path) -> None:
-    data = torch.randn(1, 3, 8, 8)
-    model = quantized(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(1)), data)
-    mera_torch.export(model, (data,), tmp_path / "d", platform="DNAF132S0001")
-    with pytest.raises(mera_torch.UnsupportedError, match="softmax.*install torch"):
-        lite.load(tmp_path / "d").get_runner()
 
 
 def test_damaged_file(deployment: mera_torch.Deployment, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ onnx = pytest.importorskip("onnx", reason="package onnx reads ONNX files")
 pytest.importorskip("onnxruntime", reason="package onnxruntime is the reference")
 
 from compiled import built, quantized, run  # noqa: E402
-from mera_torch.converters import from_onnx  # noqa: E402
 from models import build_torchvision  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 from onnx.helper import make_function, make_graph, make_node, make_opsetid, make_tensor_value_info  # noqa: E402
@@ -25,6 +24,7 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 from onnx_models import FLOAT, exported, model, random, reference  # noqa: E402
 
 import mera_torch  # noqa: E402
+from mera_torch.converters import from_onnx  # noqa: E402
 from mera_torch.errors import InvalidModelError, UnsupportedError  # noqa: E402
 
 aten: Any = torch.ops.aten

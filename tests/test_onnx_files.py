@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 onnx = pytest.importorskip("onnx", reason="package onnx reads ONNX files")
 pytest.importorskip("onnxruntime", reason="package onnxruntime is the reference of other tests of ONNX files")
 
-from mera_torch.converters import from_onnx  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.helper import make_graph, make_node, make_tensor_value_info  # noqa: E402
 from onnx_models import model, random  # noqa: E402
 
+from mera_torch.converters import from_onnx  # noqa: E402
 from mera_torch.errors import CorruptFileError, InvalidModelError, MeraError, UnsupportedError  # noqa: E402
 
 RELU = make_node("Relu", ["x"], ["y"], name="relu")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from mera_torch.converters import from_onnx  # noqa: E402
 from onnx import helper, numpy_helper  # noqa: E402
 
+from mera_torch.converters import from_onnx  # noqa: E402
 from mera_torch.errors import InvalidModelError, MeraError, UnsupportedError  # noqa: E402
 
 few = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -17,16 +17,16 @@ onnx = pytest.importorskip("onnx", reason="package onnx reads ONNX files")
 pytest.importorskip("onnxruntime", reason="package onnxruntime is the reference")
 
 from compiled import SETTINGS, built, port_of, run  # noqa: E402
-from mera_torch.converters import from_onnx  # noqa: E402
 from onnx.helper import make_node  # noqa: E402
 from onnx_models import exported, model, quantized_static, random, reference, session  # noqa: E402
 
 from mera_torch import native, passes  # noqa: E402
 from mera_torch.backend.capture import capture  # noqa: E402
 from mera_torch.backend.partition import partition  # noqa: E402
-from mera_torch.backend.runtime import last_uses, run_steps  # noqa: E402
+from mera_torch.backend.runtime import last_uses, on, run_steps  # noqa: E402
 from mera_torch.backend.to_dna import Border, Lowering  # noqa: E402
 from mera_torch.compile import build  # noqa: E402
+from mera_torch.converters import from_onnx  # noqa: E402
 from mera_torch.errors import InvalidModelError  # noqa: E402
 from mera_torch.ops.common import origins  # noqa: E402
 
@@ -346,7 +346,7 @@ def test_mobilenet_v2(form: str, activations: str, weights: str, zoo_artifact: A
     exact, fast = session(made), session(made, optimize=True)
     chosen = np.empty((3, len(images)), int)
     for i, image in enumerate(images[:, None]):
-        (found,) = run_steps(result.graph, result.regions, "InterpreterHw", (torch.from_numpy(image),), dead)
+        (found,) = run_steps(result.graph, result.regions, on("InterpreterHw"), (torch.from_numpy(image),), dead)
         outputs = (found.numpy(), exact.run(None, {"input": image})[0], fast.run(None, {"input": image})[0])
         chosen[:, i] = [output.argmax() for output in outputs]
     dna, stepwise, integers = chosen

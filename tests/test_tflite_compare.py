@@ -209,7 +209,7 @@ def test_command(
     assert mera("compare", model, "--json") == 1
     shown = json.loads(capsys.readouterr().out)
     assert shown["equal"] is False and shown["tensors"][0]["differences"]["Simulator"]["count"] == 1
-    assert mera("compare", tmp_path / "none.tflite") == 1
+    assert mera("compare", tmp_path / "none.tflite") == 3
     assert "does not exist" in capsys.readouterr().err
 
 

@@ -11,12 +11,12 @@ import torch
 
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("tflite")
-from mera_torch.converters import from_tflite
-from mera_torch.converters.registry import operators
-from mera_torch.converters.tflite.refused import REASONS
 from tflite_models import Builder, reference
 
 import mera_torch
+from mera_torch.converters import from_tflite
+from mera_torch.converters.registry import operators
+from mera_torch.converters.tflite.refused import REASONS
 
 RNG = np.random.default_rng(1)
 CONV = {"padding": "SAME", "strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1}

@@ -10,14 +10,14 @@ import torch
 
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("tflite")
-from mera_torch.converters import from_tflite
-from mera_torch.converters.tflite.reader import load
 from tflite_cases import CASES
 from tflite_models import ReferenceFailed, Values, references
 
 from mera_torch.backend.capture import capture
-from mera_torch.backend.runtime import last_uses, run_steps
+from mera_torch.backend.runtime import last_uses, on, run_steps
 from mera_torch.compile import Built, build, settings_of
+from mera_torch.converters import from_tflite
+from mera_torch.converters.tflite.reader import load
 
 WITHOUT_REFERENCE = ("CEIL", "ROUND", "BROADCAST_TO")  # not among the reference kernels: checked against NumPy
 ON_DNA = (
@@ -36,7 +36,7 @@ def results() -> dict[str, Values | ReferenceFailed]:
 
 
 def outputs_of(built: Built, target: str, inputs: tuple[torch.Tensor, ...]) -> list[np.ndarray]:
-    steps = run_steps(built.graph, built.regions, target, list(inputs), last_uses(built.graph, built.regions))
+    steps = run_steps(built.graph, built.regions, on(target), list(inputs), last_uses(built.graph, built.regions))
     return [value.numpy() for value in steps]
 
 

@@ -14,12 +14,12 @@ import torch
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("tflite")
 from ai_edge_litert import schema_py_generated as schema
-from mera_torch.converters import from_tflite
-from mera_torch.converters.tflite.reader import load
 from tflite_cases import CASES, T, random_array
 from tflite_models import Builder
 
 from mera_torch import CorruptFileError, InvalidModelError, MeraError, UnsupportedError
+from mera_torch.converters import from_tflite
+from mera_torch.converters.tflite.reader import load
 
 FILES = sorted((Path(__file__).parent / "tflite_files").glob("*.tflite"))
 

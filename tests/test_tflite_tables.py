@@ -10,9 +10,10 @@ import torch
 
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("tflite")
+from tflite_models import Builder, ReferenceFailed, references
+
 from mera_torch.converters.tflite import tables
 from mera_torch.converters.tflite.context import QParams
-from tflite_models import Builder, ReferenceFailed, references
 
 CASES = 60  # scales, each operator
 INT8 = np.arange(-128, 128, dtype=np.int8)

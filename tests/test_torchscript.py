@@ -14,11 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compiled import built, quantized, run
-from mera_torch.converters import ImportedModel, from_torchscript
 from models import SMALL_MODELS, build_torchvision, set_batchnorm_statistics, torchvision_models
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mera_torch.converters import ImportedModel, from_torchscript
 from mera_torch.errors import InvalidModelError, MeraError, UnsupportedError
 
 SHAPE = (2, 6, 8, 12)
@@ -324,7 +324,7 @@ def test_the_models_own_errors_are_told() -> None:
 @pytest.mark.parametrize(
     ("input_desc", "why"),
     [
-        (None, "give input_desc"),
+        (None, "pass input_desc"),
         ({}, "name each input once"),
         ({"x": ((1, -1), "float32")}, "list of sizes"),
         ({"x": ((1, 3), "float33")}, "is no dtype"),

@@ -13,11 +13,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from mera_torch.converters import from_torchscript, load_model
 from mera_torch.converters.torchscript import archive
 from mera_torch.converters.torchscript.pickles import check_pickle
-from torch import Tensor, nn
-
 from mera_torch.errors import CorruptFileError, InvalidModelError, MeraError, UnsupportedError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

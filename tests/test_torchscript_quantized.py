@@ -16,11 +16,11 @@ import torch.ao.nn.quantized as nnq
 import torch.ao.quantization as tq
 import torch.nn.functional as F
 from compiled import built, run, steps_apart_by_node
-from mera_torch.converters import ImportedModel, from_torchscript
 from models import SMALL_MODELS, set_batchnorm_statistics, torchvision_models
 from torch import Tensor, fx, nn
 from torch.ao.quantization import quantize_fx
 
+from mera_torch.converters import ImportedModel, from_torchscript
 from mera_torch.errors import UnsupportedError
 
 qd: Any = torch.ops.quantized_decomposed

@@ -9,7 +9,7 @@ import onnx
 import torch
 from onnx import GraphProto, ValueInfoProto
 
-from mera_torch.errors import InvalidModelError, UnsupportedError, nearest
+from mera_torch.errors import InvalidModelError, ShapeNeededError, UnsupportedError, nearest
 
 from ..graph import first_line
 from .tensors import NARROW, torch_dtype
@@ -77,8 +77,10 @@ class InputSizes:
         tensor = info.type.tensor_type
         if given is None:
             if not tensor.HasField("shape"):
-                raise InvalidModelError(
-                    f"onnx input {info.name!r} has no shape; pass shape_mapping={{{info.name!r}: [...]}}"
+                raise ShapeNeededError(
+                    f"onnx input {info.name!r} has no shape",
+                    f"shape_mapping={{{info.name!r}: [...]}}",
+                    f"{info.name}=1,3,224,224",
                 )
             given = tuple(self._dim(info, index, leading) for index in range(len(tensor.shape.dim)))
         elif tensor.HasField("shape"):
@@ -105,7 +107,10 @@ class InputSizes:
         shown = f"symbolic dimension {name!r}" if name else "no size"
         key = name or info.name
         hint = f"{{{key!r}: size}}" if name else f"{{{key!r}: [all its sizes]}}"
-        raise InvalidModelError(f"onnx input {info.name!r}: dimension {index} has {shown}; pass shape_mapping={hint}")
+        example = "224" if name else ",".join("224" if (size := _size(d)) is None else str(size) for d in _dims(info))
+        raise ShapeNeededError(
+            f"onnx input {info.name!r}: dimension {index} has {shown}", f"shape_mapping={hint}", f"{key}={example}"
+        )
 
 
 def _checked_size(size: Any, name: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mera_torch.errors import InvalidModelError, UnsupportedError
+from mera_torch.errors import InvalidModelError, ShapeNeededError, UnsupportedError
 
 EXAMPLE = '{"input": ((1, 3, 224, 224), "float32")}'
 
@@ -29,7 +29,9 @@ def read_inputs(input_desc: Any) -> list[Input]:
     dtype: a name, a numpy or a torch dtype. Raises InvalidModelError.
     """
     if input_desc is None:
-        raise InvalidModelError(f"TorchScript files do not say the shapes of their inputs: give input_desc={EXAMPLE}")
+        raise ShapeNeededError(
+            "TorchScript files do not say the shapes of their inputs", f"input_desc={EXAMPLE}", "input=1,3,224,224"
+        )
     found = [_input(name, value) for name, value in _pairs(input_desc)]
     names = [i.name for i in found]
     if not found or len(set(names)) != len(names):

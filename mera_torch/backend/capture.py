@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators of quantized graphs, which a .pt2 file names
@@ -17,6 +17,9 @@ from torch.utils import _pytree as pytree
 
 from ..errors import InvalidModelError, MeraError, UnsupportedError
 from ..library import NAMESPACES
+
+if TYPE_CHECKING:
+    from ..converters import ModelInfo
 
 INPUT_DTYPES = frozenset({
     torch.float32, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool,
@@ -37,7 +40,8 @@ class InputSpec:
 class Captured:
     """A flat graph of functional operators, constants as get_attr nodes, and how the model is called.
 
-    in_spec, out_spec: the pytrees of (args, kwargs) and of the result.
+    in_spec, out_spec: the pytrees of (args, kwargs) and of the result. info: how the file of an imported model speaks
+    of its inputs and outputs.
     """
 
     gm: fx.GraphModule
@@ -45,6 +49,7 @@ class Captured:
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     kept: list[Any] = field(default_factory=list)
+    info: ModelInfo | None = None
 
 
 def capture(model: Any, example_inputs: Sequence[Any] | None) -> Captured:

@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 from ..errors import ConfigError, nearest
 from ..platform import Platform
 from .capture import Captured, InputSpec
-from .runtime import last_uses, run_steps
+from .region import COMPILED_TARGETS
+from .runtime import last_uses, on, run_steps
 
 Function = Callable[..., Any]
 OPTIONS = ("platform", "target", "mode", "build_config")
@@ -108,7 +109,7 @@ class _Compiled:
 
         with unset_fake_temporarily():  # constants are computed with, for real
             built = build(_captured(gm, self.fixed), self.settings)
-        if self.settings.target == "Simulator":
+        if self.settings.target in COMPILED_TARGETS:
             for region in built.regions:
                 region.compile()
         if not built.regions:
@@ -119,7 +120,7 @@ class _Compiled:
         def run(inputs: list[Any]) -> list[Any]:
             given = [inputs[i] for i in runtime_inputs]
             inputs.clear()
-            return run_steps(built.graph, built.regions, self.settings.target, given, dead)
+            return run_steps(built.graph, built.regions, on(self.settings.target), given, dead)
 
         run._boxed_call = True  # type: ignore[attr-defined]
         return run

@@ -30,13 +30,17 @@ class Ref:
 
 @dataclass(frozen=True)
 class Step:
-    """results = target(*args, **kwargs), or, if region >= 0, region number `region` run on its ports' values."""
+    """results = target(*args, **kwargs), or, if region >= 0, region number `region` run on its ports' values.
+
+    source: the line of the model that it comes from ("model.py:12"), if known.
+    """
 
     name: str
     target: Callable[..., Any] | None = None
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     region: int = -1
+    source: str = ""
 
 
 @dataclass
@@ -140,9 +144,8 @@ def steps_to_json(graph: HostGraph) -> dict[str, Any]:
             rows.append({"region": step.region, "name": step.name})
             continue
         kwargs = {key: encode(v) for key, v in step.kwargs.items()}
-        rows.append({
-            "name": step.name, "target": target_name(step.target), "args": encode(step.args), "kwargs": kwargs,
-        })  # fmt: skip
+        row = {"name": step.name, "target": target_name(step.target), "args": encode(step.args), "kwargs": kwargs}
+        rows.append({**row, "source": step.source} if step.source else row)
     return {"inputs": graph.inputs, "steps": rows, "outputs": [encode(o) for o in graph.outputs]}
 
 
@@ -157,5 +160,6 @@ def steps_from_json(values: Mapping[str, Any], constants: dict[str, torch.Tensor
             steps.append(Step(str(row["name"]), region=index))
         else:
             kwargs = {str(key): decode(v) for key, v in row["kwargs"].items()}
-            steps.append(Step(str(row["name"]), find_target(str(row["target"])), tuple(decode(row["args"])), kwargs))
+            target, args = find_target(str(row["target"])), tuple(decode(row["args"]))
+            steps.append(Step(str(row["name"]), target, args, kwargs, source=str(row.get("source", ""))))
     return HostGraph([str(n) for n in values["inputs"]], steps, [decode(o) for o in values["outputs"]], constants)

@@ -2,7 +2,8 @@
 
 A node's phase is how often the longest path to it has left the DNA for the host. All DNA nodes of one phase form one
 region: no path can leave such a region and come back, for it would come back in a later phase. A network without host
-operators in its middle is therefore one region.
+operators in its middle is therefore one region; so are several networks that share nothing but inputs. Where one of
+them has host operators in its middle, the others stay whole: all of such a network is in the first region.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ def runs_on_dna(node: fx.Node) -> bool:
 def partition(gm: fx.GraphModule) -> Partition:
     """Divides the nodes (constants, placeholders and the output aside)."""
     on_dna = {node for node in gm.graph.nodes if runs_on_dna(node)}
+    network = networks(gm)
     while True:
         phases = _phases(gm, on_dna)
-        idle = _without_computation(on_dna, phases)
+        idle = _without_computation(on_dna, phases, network)
         if not idle:
             break
         on_dna -= idle
@@ -78,10 +80,28 @@ def _phases(gm: fx.GraphModule, on_dna: set[fx.Node]) -> dict[fx.Node, int]:
     return phases
 
 
-def _without_computation(on_dna: set[fx.Node], phases: dict[fx.Node, int]) -> set[fx.Node]:
-    """The nodes of phases in which nothing but movement would run on the DNA."""
-    working = {phases[n] for n in on_dna if n.target not in MOVEMENT}
-    return {n for n in on_dna if phases[n] not in working}
+def networks(gm: fx.GraphModule) -> dict[fx.Node, fx.Node]:
+    """Each operator -> the first operator of its network; networks share nothing but inputs and constants."""
+    first: dict[fx.Node, fx.Node] = {}
+    members: dict[fx.Node, list[fx.Node]] = {}
+    for node in gm.graph.nodes:
+        if node.op in ("placeholder", "get_attr", "output"):
+            continue
+        joined = list(dict.fromkeys(first[source] for source in node.all_input_nodes if source in first))
+        into = joined[0] if joined else node
+        for other in joined[1:]:
+            members[into] += members.pop(other)
+        members.setdefault(into, []).append(node)
+        first.update((member, into) for member in (members[into] if len(joined) > 1 else [node]))
+    return first
+
+
+def _without_computation(
+    on_dna: set[fx.Node], phases: dict[fx.Node, int], network: dict[fx.Node, fx.Node]
+) -> set[fx.Node]:
+    """The nodes of a network's phases in which nothing but movement would run on the DNA."""
+    working = {(phases[n], network[n]) for n in on_dna if n.target not in MOVEMENT}
+    return {n for n in on_dna if (phases[n], network[n]) not in working}
 
 
 def _place(node: fx.Node, region: Region, on_dna: set[fx.Node], phases: dict[fx.Node, int]) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import native
+from .. import cache, native
 from ..errors import ConfigError, nearest
 from ..platform import Platform
 from .layout import Layout
 
-TARGETS = ("InterpreterHw", "Simulator")
+TARGETS = ("InterpreterHw", "Simulator", "IP")
+COMPILED_TARGETS = ("Simulator", "IP")  # they run the program; a deployment for them holds it
+DeviceIds = Sequence["int | str"]
 Array = npt.NDArray[Any]
 
 
@@ -79,7 +81,8 @@ class Port:
 class DnaRegion:
     """graph: finished. inputs[i] feeds the graph's input i; outputs[i] reads the graph's output tensor[i].
 
-    rows: for each DNA node name, the operator as captured (op, module path, source line).
+    rows: for each DNA node name, the operator as captured (op, module path, source line). cached: whether its program
+    may come from the compile cache; compiled: how compile() came by it, None for a program that was read from a file.
     """
 
     name: str
@@ -91,35 +94,70 @@ class DnaRegion:
     options: Mapping[str, int]
     rows: dict[str, tuple[str, str, str]]
     lower_bound: dict[str, int]
+    cached: bool = True
+    compiled: cache.Compiled | None = None
     _program: native.Program | None = None
-    _engines: dict[str, Any] = field(default_factory=dict)
+    _engines: dict[tuple[str, DeviceIds | None], Any] = field(default_factory=dict)
 
     def compile(self, progress: native.Progress | None = None) -> native.Program:
         """The program, compiled if it is not yet. Raises DoesNotFitError, UnsupportedError."""
         if self._program is None:
-            self._program = self.graph.compile(self.platform, dict(self.options), progress)
+            self.compiled = cache.compile(
+                self.graph, self.platform, self.options, progress,
+                saved=lambda: self.graph_bytes, name=self.name, cached=self.cached,
+            )  # fmt: skip
+            self._program = self.compiled.program
         return self._program
+
+    @cached_property
+    def graph_bytes(self) -> bytes:
+        """graph.save(): what identifies the region, and a deployment holds of it."""
+        return self.graph.save()
+
+    @property
+    def program_bytes(self) -> bytes:
+        """program.save(), which the compile cache may have at hand."""
+        program, compiled = self.compile(), self.compiled
+        return compiled.data if compiled is not None and compiled.data is not None else program.save()
+
+    def forget_bytes(self) -> None:
+        """Frees graph_bytes and program_bytes; they are made again when they are needed."""
+        self.__dict__.pop("graph_bytes", None)
+        if self.compiled is not None:
+            self.compiled = replace(self.compiled, data=None)
 
     @property
     def program(self) -> native.Program:
         """compile()'s."""
+        if self._program is None:
+            self.compile()
+            self.forget_bytes()
         return self.compile()
 
     def adopt(self, program: native.Program) -> None:
         """A program that was compiled before."""
         self._program = program
 
-    def engine(self, target: str) -> Any:
-        if target not in self._engines:
-            check_target(target)
-            made = native.Simulator(self.program) if target == "Simulator" else native.Interpreter(self.graph)
-            self._engines[target] = made
-        return self._engines[target]
+    def engine(self, target: str, device_ids: DeviceIds | None = None) -> Any:
+        """What runs the region on a target. device_ids: for IP, see mera_torch.device.engine."""
+        key = (target, None if device_ids is None else tuple(device_ids))
+        if key not in self._engines:
+            self._engines.setdefault(key, self._make_engine(check_target(target), device_ids))
+        return self._engines[key]
 
-    def run(self, target: str, inputs: Sequence[Array]) -> list[Array]:
+    def _make_engine(self, target: str, device_ids: DeviceIds | None) -> Any:
+        if target == "InterpreterHw":
+            return native.Interpreter(self.graph)
+        if target == "Simulator":
+            return native.Simulator(self.program)
+        from .. import device
+
+        return device.engine(self.program, device_ids)
+
+    def run(self, target: str, inputs: Sequence[Array], device_ids: DeviceIds | None = None) -> list[Array]:
         """PyTorch's values of the inputs -> those of the outputs."""
         stored = [port.store(x) for port, x in zip(self.inputs, inputs, strict=True)]
-        results = self.engine(target).run(stored)
+        results = self.engine(target, device_ids).run(stored)
         return [port.fetch(results[i]) for port, i in zip(self.outputs, self.output_index, strict=True)]
 
     @property
@@ -158,11 +196,15 @@ class DnaRegion:
         }  # fmt: skip
 
 
-def metrics(regions: Sequence[DnaRegion], platform: Platform, target: str, lower_bound: int) -> dict[str, Any]:
-    """What one inference costs; see Runner.metrics."""
+def metrics(
+    regions: Sequence[DnaRegion], platform: Platform, target: str, lower_bound: int, device_ids: DeviceIds | None = None
+) -> dict[str, Any]:
+    """What one inference costs; see Runner.metrics. For IP the totals are from the device's counters, the layers, which
+    a device does not tell apart, from the Simulator."""
     total: dict[str, Any] = {}
     for region in regions:
-        for key, value in region.simulator.stats().items():
+        counted = region.engine("IP", device_ids) if target == "IP" else region.simulator
+        for key, value in counted.stats().items():
             total[key] = max(total.get(key, 0), value) if key == "sram_peak_bytes" else total.get(key, 0) + value
     cycles, peak = total["cycles"], platform.macs_per_cycle
     return {

@@ -22,7 +22,8 @@ def hoist_quantize(gm: fx.GraphModule) -> None:
             continue
         first = args_of(node)[0]
         for source in list(first) if isinstance(first, list | tuple) else [first]:
-            if source.op != "call_function" or source.target in DEQUANTIZE_OPS or len(source.users) != 1:
+            computed = source.op == "call_function" and source.target not in DEQUANTIZE_OPS
+            if not (computed or source.op == "placeholder") or len(source.users) != 1:
                 continue
             val = source.meta["val"]
             with gm.graph.inserting_after(source):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
 from mera_torch.errors import CalibrationError, InvalidModelError, UnsupportedError
 
-from .canonicalize import remove_in_place, separate_shared_convolutions
+from .canonicalize import remove_in_place, restore_batch_norms, separate_shared_convolutions
 from .config import QuantConfig
 from .convert import convert
 from .correct_bias import correct_bias
@@ -24,6 +24,7 @@ from .quantizer import MeraQuantizer
 from .recognize import recognize
 
 Inputs = tuple[Any, ...]
+ProgressOption = bool | Callable[[str, int, int], object]
 _TRANSFORM_BATCHES = 32  # as many inputs' activations are held at once by equalization and bias correction
 
 
@@ -33,7 +34,7 @@ def quantize(
     calibration: Iterable[Any],
     *,
     config: QuantConfig | Mapping[str, Any] | None = None,
-    progress: bool = True,
+    progress: ProgressOption = True,
 ) -> GraphModule:
     """Quantizes a float network to int8 after training (PT2E with :class:`MeraQuantizer`).
 
@@ -48,7 +49,8 @@ def quantize(
         calibration: Typical inputs, each a tensor or a tuple or list of tensors as `example_inputs`, with the same
             dtypes and shapes. 8 to 64 images usually suffice. A generator will do.
         config: A :class:`QuantConfig`, a dict of its fields, or None for the defaults.
-        progress: Show a progress bar on a terminal.
+        progress: Show a progress bar on a terminal; or a function that is called with (stage, done, total) instead,
+            total being 0 where `calibration` has no length.
 
     Raises:
         CalibrationError: no calibration data, a wrong count, shape or dtype of inputs, NaN or infinity (the message
@@ -78,7 +80,7 @@ def quantize(
 
 
 def calibrate(
-    prepared: GraphModule, batches: Iterable[Inputs], *, progress: bool = True, total: int | None = None
+    prepared: GraphModule, batches: Iterable[Inputs], *, progress: ProgressOption = True, total: int | None = None
 ) -> int:
     """Runs a module from ``prepare_pt2e`` on `batches` (tuples of inputs) for its observers; returns how many there
     were.
@@ -116,6 +118,8 @@ def _export(model: torch.nn.Module, examples: Inputs) -> GraphModule:
             exported = torch.export.export(model, examples).module(check_guards=False)
         except Exception as error:  # torch.export has no common base of its errors
             raise InvalidModelError(f"quantize: torch.export cannot capture {type(model).__name__}: {error}") from error
+    restore_batch_norms(exported)
+    _weights_as_parameters(exported)
     if any("quantized_decomposed" in str(node.target) for node in exported.graph.nodes):
         raise InvalidModelError("quantize: the model is already quantized (it contains quantized_decomposed operators)")
     for node in exported.graph.nodes:
@@ -125,6 +129,17 @@ def _export(model: torch.nn.Module, examples: Inputs) -> GraphModule:
                     f"quantize: input {node.name!r} has a dynamic shape {tuple(value.shape)}; the DNA needs fixed ones"
                 )
     return exported
+
+
+def _weights_as_parameters(exported: GraphModule) -> None:
+    """Imported models hold weights as buffers; torchao folds batch norms into parameters alone."""
+    read = {source for node in exported.graph.nodes if "conv" in str(node.target) for source in node.args[1:3]}
+    for name in {str(source.target) for source in read if isinstance(source, Node) and source.op == "get_attr"}:
+        path, _, field = name.rpartition(".")
+        owner = exported.get_submodule(path)
+        held = owner._buffers.pop(field, None)
+        if held is not None:
+            owner.register_parameter(field, torch.nn.Parameter(held, requires_grad=False))
 
 
 @contextmanager
@@ -170,11 +185,15 @@ def _check_input(where: str, got: Any, wanted: Any) -> None:
 
 
 def _length(calibration: Any) -> int | None:
-    return len(calibration) if isinstance(calibration, Sequence) else None
+    return len(calibration) if hasattr(calibration, "__len__") else None
 
 
 @contextmanager
-def _bar(title: str, total: int | None, show: bool) -> Iterator[Any]:
+def _bar(title: str, total: int | None, show: ProgressOption) -> Iterator[Callable[[], object]]:
+    if callable(show):
+        done = count(1)
+        yield lambda: show(title, next(done), total or 0)
+        return
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True, disable=not show) as bar:
         task = bar.add_task(title, total=total)

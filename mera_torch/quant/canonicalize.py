@@ -3,6 +3,7 @@ whole."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -248,3 +249,24 @@ def _copy_source(source: Node, node: Node) -> None:
 
 def _pair(value: Any) -> list[int]:
     return [int(v) for v in value] * (2 // len(value)) if isinstance(value, (list, tuple)) else [int(value)] * 2
+
+
+def restore_batch_norms(model: GraphModule) -> None:
+    """Batch norms of imported graphs, which torch.export has decomposed, as one operator each again, in place."""
+    for node in list(model.graph.nodes):
+        if node.target is not aten._native_batch_norm_legit_no_training.default:
+            continue
+        results = {user.args[1]: user for user in node.users if user.target is operator.getitem}
+        if len(results) != len(node.users) or any(user.users for index, user in results.items() if index != 0):
+            continue
+        x, weight, bias, mean, var, momentum, eps = node.args
+        with model.graph.inserting_before(node):
+            arguments = (x, weight, bias, mean, var, False, momentum, eps, False)
+            whole = model.graph.call_function(aten.batch_norm.default, arguments)
+        if 0 in results:
+            whole.meta = dict(results[0].meta)
+            results[0].replace_all_uses_with(whole)
+        for user in results.values():
+            model.graph.erase_node(user)
+        model.graph.erase_node(node)
+    model.recompile()

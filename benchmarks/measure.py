@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import platform
@@ -19,13 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import NETWORKS
+from networks import NETWORKS, PAIRS
 from torch import Tensor
 from torch.fx import GraphModule
 
 import mera_torch
+from mera_torch import native
+from mera_torch.backend.capture import capture
+from mera_torch.backend.region import DnaRegion
+from mera_torch.compile import build, settings_of
+from mera_torch.lower_bound import lower_bound_cycles
 
 REPEATS = 7
+PAIRS_EVERYWHERE = 2
 MIB = 1 << 20
 PARTS = ("mera_torch", "torch", "torchao", "numpy", "onnxruntime", "ai-edge-litert")
 Rows = list[dict[str, Any]]
@@ -53,25 +60,78 @@ def cycles(networks: list[str], platforms: list[str]) -> Rows:
     rows: Rows = []
     for name in networks:
         with _missing_is_told(name):
-            quantized, example = _quantized(name)
+            region = _region_of(name)
             for target in platforms:
-                with tempfile.TemporaryDirectory() as folder:
-                    found = _runner(quantized, example, Path(folder), target, "Simulator").metrics()
+                machine = mera_torch.platform.find(target)
+                found, bound = _stats(region, target), lower_bound_cycles(region.lower_bound, machine)
                 rows.append(
                     {
                         "network": name,
                         "platform": Path(target).stem,
                         "cycles": found["cycles"],
-                        "lower_bound": round(found["lower_bound_cycles"]),
-                        "ratio": found["cycles"] / found["lower_bound_cycles"],
-                        "latency_ms": found["latency_ms"],
-                        "utilization": found["utilization"],
+                        "lower_bound": bound,
+                        "ratio": found["cycles"] / bound,
+                        "latency_ms": found["cycles"] / (machine.clock_mhz * 1e3),
+                        "utilization": found["macs"] / (found["cycles"] * machine.macs_per_cycle),
                         "dram_MiB": (found["dram_bytes_read"] + found["dram_bytes_written"]) / MIB,
                         "sram_peak_MiB": found["sram_peak_bytes"] / MIB,
                     }
                 )
                 _tell(rows[-1])
     return rows
+
+
+def pairs(networks: list[str], platforms: list[str]) -> Rows:
+    """Pairs of the networks as one program, each with its own input, against one after the other: all on the first
+    platform, a few on the others."""
+    rows: Rows = []
+    for index, names in enumerate(PAIRS):
+        if not set(names) <= set(networks):
+            continue
+        with _missing_is_told("+".join(names)):
+            found = [_quantized(name) for name in names]
+            together = mera_torch.fuse_models([quantized for quantized, _ in found])
+            fused = _region(together, tuple(example for _, example in found))
+            alone = [_region_of(name) for name in names]
+            for target in platforms if index < PAIRS_EVERYWHERE else platforms[:1]:
+                singles = [_stats(region, target)["cycles"] for region in alone]
+                start = time.perf_counter()
+                cycles = _stats(fused, target)["cycles"]
+                seconds = time.perf_counter() - start
+                bound = lower_bound_cycles(fused.lower_bound, mera_torch.platform.find(target))
+                rows.append(
+                    {
+                        "networks": " + ".join(names),
+                        "platform": Path(target).stem,
+                        "first": singles[0],
+                        "second": singles[1],
+                        "sum": sum(singles),
+                        "fused": cycles,
+                        "gain": 1 - cycles / sum(singles),
+                        "fused_bound": bound,
+                        "ratio": cycles / bound,
+                        "seconds": seconds,
+                    }
+                )
+                _tell(rows[-1])
+    return rows
+
+
+@functools.cache
+def _region_of(name: str) -> DnaRegion:
+    quantized, example = _quantized(name)
+    return _region(quantized, (example,))
+
+
+def _region(model: Any, inputs: tuple[Tensor, ...]) -> DnaRegion:
+    """The one region of a model; its graph is the same for every platform."""
+    (region,) = build(capture(model, inputs), settings_of("SAKURA_1", "Simulator", None)).regions
+    return region
+
+
+def _stats(region: DnaRegion, target: str) -> dict[str, int]:
+    program = region.graph.compile(mera_torch.platform.find(target), dict(region.options))
+    return native.Simulator(program).stats()
 
 
 def compilation(networks: list[str], platforms: list[str]) -> Rows:
@@ -172,6 +232,7 @@ def _runner(quantized: GraphModule, example: Tensor, folder: Path, platform: str
     return mera_torch.export(quantized, (example,), folder, platform=platform, target=target).get_runner()
 
 
+@functools.cache
 def _quantized(name: str) -> tuple[GraphModule, Tensor]:
     network = NETWORKS[name]
     example = network.inputs()

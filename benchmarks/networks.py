@@ -115,5 +115,19 @@ NETWORKS: dict[str, Network] = {
         Network("squeezenet1_1", from_torchvision("squeezenet1_1")),
         Network("densenet121", from_torchvision("densenet121")),
         Network("unet128", UNet, side=128),
+        Network("unet256", UNet, side=256),
     )
 }
+PAIRS = [
+    ("resnet18", "mobilenet_v2"),
+    ("resnet18", "unet256"),
+    ("resnet50", "unet256"),
+    ("mobilenet_v2", "unet128"),
+    ("resnet18", "squeezenet1_1"),
+    ("resnet50", "mobilenet_v1"),
+    ("densenet121", "resnet50"),
+    ("densenet121", "mobilenet_v3_large"),
+    ("efficientnet_lite0", "unet128"),
+    ("mobilenet_v2", "mobilenet_v2"),
+]
+"""What is fused in twos: bound by DRAM or by arrays, deep or shallow; one network twice."""

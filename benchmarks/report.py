@@ -7,6 +7,7 @@ from typing import Any
 
 TITLES = {
     "cycles": "Simulated cycles (batch 1; deterministic)",
+    "pairs": "Two networks in one program (simulated cycles; each with its own input)",
     "compile": "Compilation, from the quantized FX graph to the program on disk",
     "inference": "One inference on this CPU",
     "accuracy": "Accuracy",
@@ -14,6 +15,9 @@ TITLES = {
 NOTES = {
     "cycles": "lower bound = max(MACs / peak MACs a cycle, compulsory DRAM bytes / DRAM bytes a cycle); compulsory: "
     "inputs, outputs, weights and biases once.",
+    "pairs": "sum: of the two programs, one after the other; gain: the part of it that the fused program saves; fused "
+    "bound: of the MACs and the compulsory DRAM bytes of both together; ratio: fused to "
+    "its bound; seconds: from the fused graph to its program, all arrangements tried, and one simulation.",
     "compile": "memory: the highest resident size of a fresh process while compiling, less its size before.",
     "inference": "median of several runs, all in the same session.",
     "accuracy": "20 photos are a smoke test; the 2,000 digits are not.",

@@ -3,6 +3,7 @@
     python benchmarks/run.py [SECTION ...] [--networks resnet50,...] [--platforms SAKURA_1,...] [--output FOLDER]
 
 cycles      simulated cycles against the lower bound, for every network and platform; deterministic
+pairs       two networks in one program against one after the other: cycles, gain, the bound of both together
 compile     seconds and peak memory from the quantized FX graph to the program on disk, each in a fresh process
 inference   seconds of one inference on this CPU: our rungs, and PyTorch, ONNX Runtime, LiteRT where installed (median)
 accuracy    the digit network on 2,000 held-out digits, the zoo's networks on its 20 labelled photos (needs the zoo)
@@ -27,11 +28,13 @@ HERE = Path(__file__).resolve().parent
 U2X32 = HERE / "platforms" / "u2x32.toml"
 SECTIONS: dict[str, Callable[[list[str], list[str]], list[dict[str, Any]]]] = {
     "cycles": measure.cycles,
+    "pairs": measure.pairs,
     "compile": measure.compilation,
     "inference": measure.inference,
     "accuracy": measure.accuracy,
 }
 MAIN_NETWORKS = ("resnet50", "mobilenet_v2")  # of the sections that take long
+PAIR_PLATFORMS = ["SAKURA_1", "DNAF200L0003", str(U2X32)]
 
 
 def main() -> int:
@@ -55,8 +58,9 @@ def main() -> int:
     path = options.output / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     for section in options.sections or SECTIONS:
-        chosen = networks or (list(NETWORKS) if section == "cycles" else list(MAIN_NETWORKS))
-        rows = SECTIONS[section](chosen, platforms)
+        chosen = networks or (list(NETWORKS) if section in ("cycles", "pairs") else list(MAIN_NETWORKS))
+        few = section == "pairs" and not options.platforms
+        rows = SECTIONS[section](chosen, PAIR_PLATFORMS if few else platforms)
         results[section] = {"machine": measure.machine(), "rows": rows}
         path.write_text(json.dumps(results, indent=1) + "\n")
         (options.output / "results.md").write_text(report.markdown(results))

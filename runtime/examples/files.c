@@ -11,11 +11,7 @@
 enum { MAX_SIDE = 65535, NPY_ALIGN = 64 };
 static const size_t max_bytes = (size_t)1 << 31;
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
-static bool
-failed(char *error, const char *format, ...)
+bool files_failed(char *error, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -33,17 +29,17 @@ static bool read_stream(FILE *file, const char *path, uint8_t **data, size_t *by
         if (count < space) break;
         if (space >= max_bytes) {
             free(at);
-            return failed(error, "%s: the file has more than %zu bytes", path, max_bytes);
+            return files_failed(error, "%s: the file has more than %zu bytes", path, max_bytes);
         }
         uint8_t *grown = realloc(at, 2 * space);
         if (!grown) free(at);
         at = grown;
         space *= 2;
     }
-    if (!at) return failed(error, "%s: out of memory", path);
+    if (!at) return files_failed(error, "%s: out of memory", path);
     if (ferror(file)) {
         free(at);
-        return failed(error, "%s: %s", path, strerror(errno));
+        return files_failed(error, "%s: %s", path, strerror(errno));
     }
     *data = at;
     *bytes = count;
@@ -53,7 +49,7 @@ static bool read_stream(FILE *file, const char *path, uint8_t **data, size_t *by
 bool read_file(const char *path, uint8_t **data, size_t *bytes, char *error)
 {
     FILE *file = fopen(path, "rb");
-    if (!file) return failed(error, "%s: %s", path, strerror(errno));
+    if (!file) return files_failed(error, "%s: %s", path, strerror(errno));
     const bool good = read_stream(file, path, data, bytes, error);
     fclose(file);
     return good;
@@ -105,15 +101,15 @@ static bool npy_descr(const char *at, array *out)
 
 static bool parse_npy(const char *path, const uint8_t *data, size_t bytes, array *out, char *error)
 {
-    if (bytes < 10 || memcmp(data, "\x93NUMPY", 6) != 0) return failed(error, "%s: this is no .npy file", path);
+    if (bytes < 10 || memcmp(data, "\x93NUMPY", 6) != 0) return files_failed(error, "%s: this is no .npy file", path);
     const size_t lead = data[6] == 1 ? 10 : 12;
     if (data[6] < 1 || data[6] > 3 || bytes < lead)
-        return failed(error, "%s: version %d of the .npy format is unknown", path, data[6]);
+        return files_failed(error, "%s: version %d of the .npy format is unknown", path, data[6]);
     size_t length = data[8] | (size_t)data[9] << 8;
     if (lead == 12) length |= (size_t)data[10] << 16 | (size_t)data[11] << 24;
-    if (length > bytes - lead || length > 65536) return failed(error, "%s: the header is truncated", path);
+    if (length > bytes - lead || length > 65536) return files_failed(error, "%s: the header is truncated", path);
     char *header = malloc(length + 1);
-    if (!header) return failed(error, "%s: out of memory", path);
+    if (!header) return files_failed(error, "%s: out of memory", path);
     memcpy(header, data + lead, length);
     header[length] = '\0';
     const char *descr = npy_value(header, "'descr'"), *order = npy_value(header, "'fortran_order'"),
@@ -129,10 +125,10 @@ static bool parse_npy(const char *path, const uint8_t *data, size_t bytes, array
     else if (elements > max_bytes / (size_t)out->item_size || elements * (size_t)out->item_size != bytes - lead - length)
         wrong = "the file has another size than its shape says";
     free(header);
-    if (wrong) return failed(error, "%s: %s", path, wrong);
+    if (wrong) return files_failed(error, "%s: %s", path, wrong);
     out->bytes = elements * (size_t)out->item_size;
     out->data = malloc(out->bytes ? out->bytes : 1);
-    if (!out->data) return failed(error, "%s: out of memory", path);
+    if (!out->data) return files_failed(error, "%s: out of memory", path);
     memcpy(out->data, data + lead + length, out->bytes);
     return true;
 }
@@ -161,11 +157,11 @@ bool write_npy(const char *path, const array *in, char *error)
     header[used++] = '\n';
     const uint8_t lead[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (uint8_t)(used & 255), (uint8_t)(used >> 8)};
     FILE *file = fopen(path, "wb");
-    if (!file) return failed(error, "%s: %s", path, strerror(errno));
+    if (!file) return files_failed(error, "%s: %s", path, strerror(errno));
     const bool written = fwrite(lead, 1, sizeof lead, file) == sizeof lead &&
                          fwrite(header, 1, (size_t)used, file) == (size_t)used &&
                          fwrite(in->data, 1, in->bytes, file) == in->bytes;
-    if (fclose(file) != 0 || !written) return failed(error, "%s: %s", path, strerror(errno));
+    if (fclose(file) != 0 || !written) return files_failed(error, "%s: %s", path, strerror(errno));
     return true;
 }
 
@@ -215,7 +211,7 @@ bool read_pnm(const char *path, picture *out, char *error)
     if (!wrong && !(out->pixels = malloc(size))) wrong = "out of memory";
     if (!wrong) memcpy(out->pixels, data + at + 1, size);
     free(data);
-    return wrong ? failed(error, "%s: %s", path, wrong) : true;
+    return wrong ? files_failed(error, "%s: %s", path, wrong) : true;
 }
 
 /* ---- lines ---- */
@@ -232,7 +228,7 @@ bool read_lines(const char *path, char **text, char ***lines, size_t *count, cha
         free(data);
         free(copy);
         free(found);
-        return failed(error, "%s: out of memory", path);
+        return files_failed(error, "%s: out of memory", path);
     }
     memcpy(copy, data, bytes);
     copy[bytes] = '\0';

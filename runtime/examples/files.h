@@ -26,6 +26,12 @@ typedef struct picture {
     uint8_t *pixels;                 /* free() it */
 } picture;
 
+/* Writes the sentence, as printf does, and is false: return files_failed(error, ...). */
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+bool files_failed(char *error, const char *format, ...);
+
 bool read_file(const char *path, uint8_t **data, size_t *bytes, char *error);
 bool read_npy(const char *path, array *out, char *error);
 bool write_npy(const char *path, const array *in, char *error);

@@ -2,23 +2,9 @@
 #include "preprocess.h"
 
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
-static bool
-failed(char *error, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(error, FILES_ERROR, format, args);
-    va_end(args);
-    return false;
-}
 
 static void describe(const int64_t *shape, int32_t rank, char *text, size_t space)
 {
@@ -51,8 +37,8 @@ static bool load_array(const char *path, const dna_tensor_info *info, void *memo
         char want[128], got[128];
         describe(info->shape, info->rank, want, sizeof want);
         describe(a.shape, a.rank, got, sizeof got);
-        failed(error, "%s: input '%s' is %s%s, the file holds %c%d%s", path, info->name, dna_dtype_name(info->dtype), want,
-               a.kind, (int)a.item_size * 8, got);
+        files_failed(error, "%s: input '%s' is %s%s, the file holds %c%d%s", path, info->name, dna_dtype_name(info->dtype),
+                     want, a.kind, (int)a.item_size * 8, got);
     }
     free(a.data);
     return good;
@@ -67,7 +53,7 @@ static bool load_bytes(const char *path, const dna_tensor_info *info, void *memo
     if (good)
         memcpy(memory, data, bytes);
     else
-        failed(error, "%s: input '%s' has %zu bytes, the file %zu", path, info->name, info->bytes, bytes);
+        files_failed(error, "%s: input '%s' has %zu bytes, the file %zu", path, info->name, info->bytes, bytes);
     free(data);
     return good;
 }
@@ -86,14 +72,14 @@ static bool image_shape_of(const dna_tensor_info *info, layout wanted, image_sha
     char shape[128];
     describe(info->shape, info->rank, shape, sizeof shape);
     if ((info->rank != 3 && info->rank != 4) || (info->rank == 4 && info->shape[0] != 1))
-        return failed(error, "input '%s' has shape %s, which takes no single picture", info->name, shape);
+        return files_failed(error, "input '%s' has shape %s, which takes no single picture", info->name, shape);
     const int64_t *s = info->shape + (info->rank == 4 ? 1 : 0);
     const bool first = wanted != LAYOUT_NHWC && is_channels(s[0]), last = wanted != LAYOUT_NCHW && is_channels(s[2]);
     if (!first && !last)
-        return failed(error, "input '%s' has shape %s, which has no 1 or 3 channels%s", info->name, shape,
-                      wanted == LAYOUT_FROM_SHAPE ? "" : " in that layout");
+        return files_failed(error, "input '%s' has shape %s, which has no 1 or 3 channels%s", info->name, shape,
+                            wanted == LAYOUT_FROM_SHAPE ? "" : " in that layout");
     if (first && last)
-        return failed(error, "input '%s' has shape %s: say with --layout where its channels are", info->name, shape);
+        return files_failed(error, "input '%s' has shape %s: say with --layout where its channels are", info->name, shape);
     *out = first ? (image_shape){s[1], s[2], s[0], false} : (image_shape){s[0], s[1], s[2], true};
     return true;
 }
@@ -129,9 +115,9 @@ static float *fit(const char *path, const picture *p, const image_shape *want, i
         rh = (h * resize + shorter / 2) / shorter;
     }
     if (resize ? rw < want->width || rh < want->height : w != want->width || h != want->height) {
-        failed(error, "%s: the picture has %lld x %lld pixels%s, the network takes %lld x %lld%s", path, (long long)rw,
-               (long long)rh, resize ? " after --resize" : "", (long long)want->width, (long long)want->height,
-               resize ? "" : "; use --resize");
+        files_failed(error, "%s: the picture has %lld x %lld pixels%s, the network takes %lld x %lld%s", path, (long long)rw,
+                     (long long)rh, resize ? " after --resize" : "", (long long)want->width, (long long)want->height,
+                     resize ? "" : "; use --resize");
         return NULL;
     }
     const size_t source = (size_t)(w * h * c), between = (size_t)(want->width * h * c),
@@ -147,7 +133,7 @@ static float *fit(const char *path, const picture *p, const image_shape *want, i
         const int64_t row = want->width * c;
         for (int64_t i = 0; i < row; i++) resize_line(rows + i, h, row, rh, y0, want->height, out + i, row);
     } else {
-        failed(error, "%s: out of memory", path);
+        files_failed(error, "%s: out of memory", path);
         free(out);
         out = NULL;
     }
@@ -183,8 +169,8 @@ static void put(const dna_tensor_info *info, void *memory, int64_t at, float val
 static bool load_picture(const char *path, const dna_tensor_info *info, const preprocessing *how, void *memory, char *error)
 {
     if (info->dtype != DNA_FLOAT32 && info->dtype != DNA_UINT8 && info->dtype != DNA_INT8)
-        return failed(error, "%s: input '%s' is %s, and pictures become float32, uint8 or int8", path, info->name,
-                      dna_dtype_name(info->dtype));
+        return files_failed(error, "%s: input '%s' is %s, and pictures become float32, uint8 or int8", path, info->name,
+                            dna_dtype_name(info->dtype));
     image_shape want = {0};
     picture p;
     if (!image_shape_of(info, how->layout, &want, error) || !read_pnm(path, &p, error)) return false;

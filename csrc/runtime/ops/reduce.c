@@ -344,6 +344,14 @@ mera_status plan_sum(host_planner *p)
     return finish(p, flags, keep, dtype);
 }
 
+/* Of the greatest (variant 0) or the least (1) element, which there must be. */
+static mera_status begin_choice(host_planner *p, const host_tensor *x, const bool *flags, reducing **r)
+{
+    TRY(begin(p, p->variant == 0 ? REDUCE_MAX : REDUCE_MIN, x->dtype, flags, r));
+    if ((*r)->count == 0) return host_refuse(p, MERA_INVALID_ARGUMENT, "there are no elements to choose from");
+    return MERA_OK;
+}
+
 /* amax, amin; variant: 0 = greatest, 1 = least. */
 mera_status plan_amax(host_planner *p)
 {
@@ -352,8 +360,7 @@ mera_status plan_amax(host_planner *p)
     reducing *r = NULL;
     TRY(first_tensor(p, &x));
     TRY(dims_of(p, x, true, false, flags, &keep));
-    TRY(begin(p, p->variant == 0 ? REDUCE_MAX : REDUCE_MIN, x->dtype, flags, &r));
-    if (r->count == 0) return host_refuse(p, MERA_INVALID_ARGUMENT, "there are no elements to choose from");
+    TRY(begin_choice(p, x, flags, &r));
     return finish(p, flags, keep, x->dtype);
 }
 
@@ -365,8 +372,7 @@ mera_status plan_max(host_planner *p)
     reducing *r = NULL;
     TRY(first_tensor(p, &x));
     TRY(dims_of(p, x, false, false, flags, &keep));
-    TRY(begin(p, p->variant == 0 ? REDUCE_MAX : REDUCE_MIN, x->dtype, flags, &r));
-    if (r->count == 0) return host_refuse(p, MERA_INVALID_ARGUMENT, "there are no elements to choose from");
+    TRY(begin_choice(p, x, flags, &r));
     return finish(p, flags, false, x->dtype);
 }
 
@@ -378,8 +384,7 @@ mera_status plan_max_dim(host_planner *p)
     reducing *r = NULL;
     TRY(first_tensor(p, &x));
     TRY(dims_of(p, x, true, true, flags, &keep));
-    TRY(begin(p, p->variant == 0 ? REDUCE_MAX : REDUCE_MIN, x->dtype, flags, &r));
-    if (r->count == 0) return host_refuse(p, MERA_INVALID_ARGUMENT, "there are no elements to choose from");
+    TRY(begin_choice(p, x, flags, &r));
     r->picks = true;
     p->step->many = true;
     TRY(finish(p, flags, keep, x->dtype));
@@ -394,8 +399,7 @@ mera_status plan_argmax(host_planner *p)
     TRY(first_tensor(p, &x));
     TRY(dims_of(p, x, arg_given(p, 1), true, flags, &keep));
     keep = arg_flag(p, 2);
-    TRY(begin(p, p->variant == 0 ? REDUCE_MAX : REDUCE_MIN, x->dtype, flags, &r));
-    if (r->count == 0) return host_refuse(p, MERA_INVALID_ARGUMENT, "there are no elements to choose from");
+    TRY(begin_choice(p, x, flags, &r));
     r->picks = true;
     return finish(p, flags, keep, MERA_HOST_INT64);
 }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .files import Source, format_of
-from .model import ImportedModel, ModelInfo, TensorInfo, example_inputs_of, info_of
+from .model import ImportedModel, ModelInfo, TensorInfo, example_inputs_of, info_of, unwrapped
 from .optional import needs
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "from_torchscript",
     "info_of",
     "load_model",
+    "unwrapped",
 ]
 
 
@@ -35,7 +36,8 @@ def load_model(
 ) -> ImportedModel:
     """A model of any format, told by its content.
 
-    source: the path of a .tflite, .onnx, TorchScript, .pt2 or .keras file or of a SavedModel folder, or a file's bytes.
+    source: the path of a .tflite, .onnx, TorchScript, .pt2, .keras or .mera file or of a SavedModel folder, or a file's
+    bytes.
     input_desc: for TorchScript, see from_torchscript. shape_mapping, batch_num: for ONNX, see from_onnx; batch_num also
     for Keras.
 
@@ -50,6 +52,12 @@ def load_model(
         return from_torchscript(source, input_desc)
     if kind == "keras":
         return from_keras(source, batch_num=batch_num)
+    if kind == "mera":
+        from mera_torch.quant.quantized_model import QuantizedModel
+
+        held: Any = QuantizedModel.load(source)
+        model: ImportedModel = held.imported()
+        return model
     return from_pt2(source)
 
 

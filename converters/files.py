@@ -13,6 +13,9 @@ from mera_torch.errors import CorruptFileError, InvalidModelError, UnsupportedEr
 LARGEST = 8 << 30
 """Bytes of the largest file that is read whole."""
 
+MERA_MANIFEST = "mera.json"
+"""The member of a .mera file that says what it is."""
+
 Source = str | os.PathLike[str] | bytes
 
 
@@ -42,7 +45,7 @@ def describe(source: Source) -> str:
 
 
 def format_of(source: Source) -> str:
-    """ "tflite", "onnx", "torchscript", "pt2" or "keras", by content; a name's ending never decides.
+    """ "tflite", "onnx", "torchscript", "pt2", "keras" or "mera", by content; a name's ending never decides.
 
     Raises UnsupportedError for what is known to be something else, CorruptFileError for what is nothing known.
     """
@@ -64,7 +67,8 @@ def format_of(source: Source) -> str:
     if _looks_like_onnx(data):
         return "onnx"
     raise CorruptFileError(
-        f"{describe(source)} is no TFLite, ONNX, TorchScript, .pt2 or Keras model (it begins with {data[:8].hex(' ')})"
+        f"{describe(source)} is no TFLite, ONNX, TorchScript, .pt2, Keras or .mera model "
+        f"(it begins with {data[:8].hex(' ')})"
     )
 
 
@@ -82,6 +86,8 @@ def _format_of_zip(source: Source, data: bytes) -> str:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError, struct.error, OSError) as error:
         raise CorruptFileError(f"{describe(source)} is a damaged zip archive: {error}") from error
+    if MERA_MANIFEST in names:
+        return "mera"
     inner = {name.partition("/")[2] for name in names}
     if "archive_format" in inner or any(name.startswith("models/") and name.endswith(".json") for name in inner):
         return "pt2"
@@ -94,7 +100,7 @@ def _format_of_zip(source: Source, data: bytes) -> str:
             f"{describe(source)} holds weights or a pickled module (torch.save) without the network: "
             "build the network in Python and load them, then use mera_torch.export or torch.export.save"
         )
-    raise CorruptFileError(f"{describe(source)} is a zip archive but no TorchScript, .pt2 or Keras model")
+    raise CorruptFileError(f"{describe(source)} is a zip archive but no TorchScript, .pt2, Keras or .mera model")
 
 
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}

@@ -80,6 +80,12 @@ def _random(info: TensorInfo, generator: torch.Generator) -> torch.Tensor:
     return torch.randint(0, 2, info.shape, generator=generator).to(info.dtype)
 
 
+def unwrapped(model: Any) -> Any:
+    """The network in a QuantizedModel; any other model itself."""
+    inner = getattr(model, "imported", None) if isinstance(model, torch.nn.Module) else None
+    return inner() if callable(inner) else model
+
+
 def info_of(model: Any) -> ModelInfo | None:
     """The description of an imported model, also after it was quantized; None for any other model."""
     return getattr(model, "meta", {}).get("mera_model") if isinstance(model, fx.GraphModule) else None

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from mera_torch.input_desc import InputDescription, InputDescriptionContainer
     from mera_torch.loader import MeraModel, ModelLoader
     from mera_torch.project import Deployment, load
-    from mera_torch.quant import MeraQuantizer, quantize
+    from mera_torch.quant import MeraQuantizer, ModelQuantizer, QuantConfig, QuantizedModel, Rule, quantize
     from mera_torch.runner import (
         MeraDeployment,
         MeraModelRunner,
@@ -82,7 +82,11 @@ _LAZY = {
     "MeraTvmModelRunner": "mera_torch.runner",
     "MeraTvmPrjDeployment": "mera_torch.runner",
     "ModelLoader": "mera_torch.loader",
+    "ModelQuantizer": "mera_torch.quant",
     "PowerMetrics": "mera_torch.energy",
+    "QuantConfig": "mera_torch.quant",
+    "QuantizedModel": "mera_torch.quant",
+    "Rule": "mera_torch.quant",
     "Runner": "mera_torch.backend.runtime",
     "TVMDeployer": "mera_torch.deployer",
     "__version__": "mera_torch.versions",
@@ -134,9 +138,13 @@ __all__ = [
     "MeraTvmModelRunner",
     "MeraTvmPrjDeployment",
     "ModelLoader",
+    "ModelQuantizer",
     "OutOfMemoryError",
     "Platform",
     "PowerMetrics",
+    "QuantConfig",
+    "QuantizedModel",
+    "Rule",
     "Runner",
     "StateError",
     "StorageError",

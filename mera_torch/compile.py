@@ -22,7 +22,7 @@ from .backend.partition import Partition, Region, partition
 from .backend.region import COMPILED_TARGETS, DnaRegion, Port, check_target
 from .backend.to_dna import Border, Lowering
 from .config import BuildConfig, build_config
-from .converters import example_inputs_of, from_pt2, info_of, load_model
+from .converters import example_inputs_of, from_pt2, info_of, load_model, unwrapped
 from .errors import InternalError, UnsupportedError
 from .lower_bound import work
 from .ops.common import DEQUANTIZE, QUANTIZE, Rejected, args_of, constant, is_call, kwargs_of, origins, target_of
@@ -61,8 +61,8 @@ def export(
 ) -> Deployment:
     """Compiles a quantized model and writes a deployment.
 
-    model: a converted PT2E module (see mera_torch.quantize), an imported model, an ExportedProgram, or the path of a
-    .pt2, TFLite, ONNX or Keras file.
+    model: a converted PT2E module (see mera_torch.quantize), a QuantizedModel, an imported model, an ExportedProgram,
+    or the path of a .mera, .pt2, TFLite, ONNX or Keras file.
     example_inputs: a tuple of tensors of the shapes and dtypes to compile for (None for all but the first).
     output_dir: the deployment's folder; if it holds one already, overwrite=True replaces it, as one step.
     platform: a name or alias, a Platform, or a TOML file. target: "Simulator", "InterpreterHw" or
@@ -106,6 +106,7 @@ def opened(model: Any, example_inputs: Sequence[Any] | None) -> tuple[Any, Seque
         model = load_model(model)
     elif isinstance(model, torch.export.ExportedProgram):
         model = from_pt2(model)
+    model = unwrapped(model)
     return model, example_inputs_of(model) if example_inputs is None else example_inputs
 
 

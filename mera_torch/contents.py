@@ -87,7 +87,7 @@ def contents(model: ImportedModel) -> Contents:
     for node in model.graph.nodes:
         if node.op != "call_function":
             continue
-        found = (node.name, op_name(node.target)) if info.format == "pt2" else _of_file(node)
+        found = (node.name, op_name(node.target)) if info.format in ("pt2", "pytorch") else _of_file(node)
         if found is None:
             continue
         name, op = found

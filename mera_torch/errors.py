@@ -39,7 +39,8 @@ class ConfigError(MeraError, ValueError):
 
 
 class CalibrationError(MeraError, ValueError):
-    """Calibration data that is empty, unlike the model's inputs in shape or dtype, or leads to NaN or infinity."""
+    """Data for calibration, or for measuring quality, that is empty, unlike the model's inputs in shape or dtype, or
+    leads to NaN or infinity."""
 
 
 class StateError(MeraError, RuntimeError):

@@ -29,7 +29,7 @@ FAMILIES: dict[type[errors.MeraError], int] = {
 
 MEANINGS: dict[int, str] = {
     OK: "done; compared things are equal",
-    DIFFERENT: "a difference was found (compare, bisect, verify)",
+    DIFFERENT: "a difference was found (compare, bisect, verify), or a fault that nothing mends (lint)",
     USAGE: "no such command, option or argument",
     3: "InvalidModelError: a malformed model, input or argument",
     4: "UnsupportedError: the target has no way to run it",

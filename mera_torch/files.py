@@ -119,21 +119,30 @@ def seal(content: Mapping[str, Any], key: str = "deployment") -> bytes:
 def unseal(path: Path, key: str = "deployment", newest: int = VERSION) -> dict[str, Any]:
     """What seal() wrote, with a "version" from 1 to newest. Raises CorruptFileError if it was altered or is newer."""
     try:
-        sealed = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorruptFileError(f"{str(path)!r} cannot be read: {error}") from error
+    return unsealed(data, repr(str(path)), key, newest)
+
+
+def unsealed(data: bytes, where: str, key: str, newest: int) -> dict[str, Any]:
+    """unseal() of a file's bytes; where: what messages call it."""
+    try:
+        sealed = json.loads(data.decode())
         content: dict[str, Any] = sealed[key]
         version = content["version"]
         digest = hashlib.sha256(json.dumps(content, indent=1).encode()).hexdigest()
         good = digest == sealed["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptFileError(f"{str(path)!r} cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptFileError(f"{where} cannot be read: {error}") from error
     if type(version) is int and version > newest:
         raise CorruptFileError(
-            f"{str(path)!r} is of version {version}, and this mera_torch reads up to {newest}: install a newer one"
+            f"{where} is of version {version}, and this mera_torch reads up to {newest}: install a newer one"
         )
     if not good:
-        raise CorruptFileError(f"{str(path)!r} was altered: its checksum does not match")
+        raise CorruptFileError(f"{where} was altered: its checksum does not match")
     if type(version) is not int or version < 1:
-        raise CorruptFileError(f"{str(path)!r} is of version {version!r}: there are 1 to {newest}")
+        raise CorruptFileError(f"{where} is of version {version!r}: there are 1 to {newest}")
     return content
 
 

@@ -25,12 +25,13 @@ def input_rows(built: Built) -> list[Row]:
     ("NCHW", "NHWC" or ""), quantization (scale, zero_point and dtype of the integers it becomes or is; or null), and
     the constant that must be passed where the input is no tensor."""
     infos = _infos(built.captured, "inputs", len(built.captured.inputs))
+    names = [info.name if info and _is_named(built.captured) else None for info in infos]
     return [
         {
-            **input_row(spec), "source_name": info.name if info else None, "layout": _layout(info, spec.shape),
+            **input_row(spec), "source_name": name, "layout": _layout(info, spec.shape),
             "quantization": _described(info) or _of_input(spec.name, built.graph, built.regions),
         }
-        for spec, info in zip(built.captured.inputs, infos, strict=True)
+        for spec, info, name in zip(built.captured.inputs, infos, names, strict=True)
     ]  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def output_rows(built: Built) -> list[Row]:
     output = next(node for node in built.captured.gm.graph.nodes if node.op == "output")
     values = list(args_of(output)[0])
     infos = _infos(built.captured, "outputs", len(values))
-    names = [info.name if info else "" for info in infos]
+    names = [info.name if info and _is_named(built.captured) else "" for info in infos]
     if "" in names or len(set(names)) < len(names):
         names = [f"output_{index}" for index in range(len(values))]
     rows = []
@@ -72,11 +73,14 @@ def input_spec(row: Mapping[str, Any]) -> InputSpec:
 
 
 def _infos(captured: Captured, side: str, count: int) -> Sequence[TensorInfo | None]:
-    """What the imported file says of them, if there is one and it speaks of as many; a .pt2 file's names are those of
-    the graph."""
-    named = captured.info is not None and captured.info.format != "pt2"
-    infos: Sequence[TensorInfo] = getattr(captured.info, side) if named else ()
+    """What the imported file says of them, if there is one and it speaks of as many."""
+    infos: Sequence[TensorInfo] = getattr(captured.info, side) if captured.info is not None else ()
     return infos if len(infos) == count else [None] * count
+
+
+def _is_named(captured: Captured) -> bool:
+    """Whether inputs and outputs have names of their own; those of PyTorch's networks are the graph's."""
+    return captured.info is not None and captured.info.format not in ("pt2", "pytorch")
 
 
 def _layout(info: TensorInfo | None, shape: Sequence[int]) -> str:

@@ -22,6 +22,7 @@ from .converters import (
     from_tflite,
     from_torchscript,
     info_of,
+    unwrapped,
 )
 from .converters.exported import save_pt2
 from .errors import InvalidModelError, MeraError, UnsupportedError, nearest
@@ -133,9 +134,7 @@ class ModelLoader:
         float inputs come as the integers to which the model would quantize them first; input_desc then tells dtype,
         scale and zero point. Inputs that are integers in the file stay as they are.
         """
-        return self._loaded(
-            lambda: from_tflite(model_path), model_path, model_name, layout, use_prequantize_input
-        )
+        return self._loaded(lambda: from_tflite(model_path), model_path, model_name, layout, use_prequantize_input)
 
     def from_onnx(
         self, model_path: Any, model_name: str | None = None, layout: Layout | str | None = None, batch_num: int = 1,
@@ -171,14 +170,13 @@ class ModelLoader:
         return self._loaded(lambda: _imported(module, input_desc), None, model_name, None)
 
     def from_quantized_mera(self, model_path: Any, model_name: str | None = None) -> MeraModel:
-        """A .mera file. There is no reader for it yet: raises UnsupportedError, which says what to do instead."""
-        path = Path(model_path)
-        if not path.is_file():
-            raise InvalidModelError(f"model file {str(path)!r} does not exist")
-        raise UnsupportedError(
-            f"{str(path)!r}: .mera files are not read: those of EdgeCortix's MERA are pickles of TVM programs, which "
-            f"could run any code. Load the float model and quantize it: {FOR_QUANTIZING}"
-        )
+        """A .mera file of :class:`mera_torch.ModelQuantizer` (or its bytes, or the QuantizedModel itself).
+
+        Those of EdgeCortix's MERA are pickles, which could run any code: an UnsupportedError says what to do instead.
+        """
+        from .quant.quantized_model import quantized_model
+
+        return self._loaded(lambda: quantized_model(model_path).imported(), model_path, model_name, None)
 
     def fuse_models(
         self, mera_models: Sequence[MeraModel], share_input: bool = False, fused_model_name: str | None = None
@@ -248,6 +246,7 @@ def _nchw(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
 
 
 def _imported(module: Any, input_desc: Any) -> ImportedModel:
+    module = unwrapped(module)
     if isinstance(module, ImportedModel):
         return module
     if not isinstance(module, torch.nn.Module) or isinstance(module, torch.jit.ScriptModule):

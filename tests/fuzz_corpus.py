@@ -298,6 +298,16 @@ def keras() -> Files:
         return [("keras", path.read_bytes(), {})]
 
 
+def mera() -> Files:
+    from mera_torch import ModelQuantizer
+
+    quantizer = ModelQuantizer(_small(), (1, 3, 6, 6)).calibrate([torch.ones(1, 3, 6, 6)], progress=False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.mera")
+        quantizer.quantize(progress=False).save(path)
+        return [("quantized", path.read_bytes(), {})]
+
+
 MAKERS: dict[str, Callable[[], Files]] = {
-    "tflite": tflite, "onnx": onnx, "torchscript": torchscript, "pt2": pt2, "keras": keras,
+    "tflite": tflite, "onnx": onnx, "torchscript": torchscript, "pt2": pt2, "keras": keras, "mera": mera,
 }  # fmt: skip

@@ -89,11 +89,11 @@ def saved(value: object, **options: Any) -> bytes:
     ("data", "kind", "sentence"),
     [
         (b"", CorruptFileError, "a model of 0 bytes is no TFLite"),
-        (b"hello, world, this is text", CorruptFileError, "is no TFLite, ONNX, TorchScript, .pt2 or Keras model"),
+        (b"hello, world, this is text", CorruptFileError, "is no TFLite, ONNX, .* or .mera model"),
         (saved({"w": X}), UnsupportedError, "without the network"),
         (saved({"w": X}, _use_new_zipfile_serialization=False), UnsupportedError, "is a pickle, which could run"),
         (b"PK\3\4 but no zip", CorruptFileError, "damaged zip archive"),
-        (zipped("a.txt"), CorruptFileError, "no TorchScript, .pt2 or Keras model"),
+        (zipped("a.txt"), CorruptFileError, "no TorchScript, .pt2, Keras or .mera model"),
         (b"MERAGRPH....", UnsupportedError, "mera dump"),
         (zipped("m/archive_format", "m/models/model.json"), CorruptFileError, "is no .pt2 file of torch.export"),
     ],

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 import mera_torch
 from mera_torch.errors import CalibrationError, ConfigError, InvalidModelError, UnsupportedError
 from mera_torch.quant import MeraQuantizer, QuantConfig, calibrate, convert, quantize
-from mera_torch.quant import operators as ops
-from mera_torch.quant.equalize import equalize
-from mera_torch.quant.observers import HistogramObserver, MinMaxObserver, affine
-from mera_torch.quant.patterns import find_constants, module_path
+from mera_torch.quant.calibration.observers import ActivationObserver, affine
+from mera_torch.quant.graphs import operators as ops
+from mera_torch.quant.graphs.patterns import find_constants, module_path
+from mera_torch.quant.transforms.equalize import equalize
 
 aten = torch.ops.aten
 qd = torch.ops.quantized_decomposed
@@ -71,7 +71,8 @@ def test_small_models_have_no_float_island_and_stay_close(name: str) -> None:
     model = prepared_model(name)
     size = (64, 64) if name == "mobilenet_v1" else (16, 16)
     batches = random_batches(size)
-    quantized = quantize(model, batches[0], batches, config={"activation_observer": "minmax"}, progress=False)
+    config = {"activation_observer": "minmax", "split_heads": False}
+    quantized = quantize(model, batches[0], batches, config=config, progress=False)
     assert islands(quantized) == []
     assert all(n.target in (Q, DQ, DQ_CHANNEL) or n.target.namespace == "aten" for n in calls(quantized))  # type: ignore[union-attr]
     assert {n.op for n in quantized.graph.nodes} <= {"placeholder", "get_attr", "call_function", "output"}
@@ -97,7 +98,8 @@ def test_operators_that_move_values_share_one_quantization() -> None:
     sharing = (*ops.CAT, *ops.MAX_POOL, *ops.PAD, *ops.MOVE, *ops.AVG_POOL)
     for name in ("inception", "unet", "dense", "shuffle", "activations", "plain"):
         batches = random_batches()
-        quantized = quantize(prepared_model(name), batches[0], batches[:1], progress=False)
+        config = {"split_heads": False}
+        quantized = quantize(prepared_model(name), batches[0], batches[:1], config=config, progress=False)
         found = calls(quantized, *sharing)
         assert found
         for node in found:
@@ -195,6 +197,28 @@ def test_in_place_on_a_view_of_something_read_elsewhere_is_left_alone() -> None:
         torch.testing.assert_close(rewritten(x), model(x))
 
 
+def test_in_place_on_a_view_of_something_read_elsewhere_is_quantized_as_what_it_computes() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+            self.last = nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.first(x)
+            y[:, :, :4].relu_()
+            z: torch.Tensor = self.last(y * 2)
+            return z
+
+    torch.manual_seed(0)
+    batches = random_batches()
+    model = models.set_batchnorm_statistics(Model(), batches[0]).eval()
+    quantized = quantize(model, batches[0], batches, progress=False)
+    with torch.no_grad():
+        error = (quantized(batches[0]) - model(batches[0])).square().mean() / model(batches[0]).square().mean()
+    assert error < 0.001
+
+
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("kernel", [2, 3])
 def test_named_padding(padding: str, kernel: int) -> None:
@@ -247,6 +271,33 @@ def test_batch_norm_whose_convolution_is_read_twice() -> None:
         assert (quantized(batches[0]) - model(batches[0])).abs().max() < 0.4
 
 
+@pytest.mark.parametrize("module", [nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(3, 8, 2, stride=2, groups=1)], ids=repr)
+def test_batch_norms_of_decomposed_graphs_are_folded(module: nn.Module) -> None:
+    """As importers and run_decompositions leave them: aten.convolution and the batch norm that inference knows."""
+    model = models.set_batchnorm_statistics(
+        nn.Sequential(module, nn.BatchNorm2d(8), nn.ReLU()), torch.randn(8, 3, 9, 9)
+    )
+    batches = random_batches((9, 9))
+    decomposed = torch.export.export(model.eval(), (batches[0],)).run_decompositions().module()
+    quantized = quantize(decomposed, batches[0], batches, progress=False)
+    assert len(calls(quantized, aten.conv2d.default, aten.conv_transpose2d.input)) == 1
+    assert not calls(quantized, aten.batch_norm.default, aten.convolution.default)
+    with torch.no_grad():
+        error = (quantized(batches[0]) - model(batches[0])).square().mean() / model(batches[0]).square().mean()
+    assert error < 0.001
+
+
+@pytest.mark.parametrize("config", [{}, {"equalize": True, "adaround": True}], ids=["defaults", "equalize, adaround"])
+def test_networks_without_a_batch_dimension(config: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 1)).eval()
+    images = [torch.rand(3, 9, 9) for _ in range(4)]
+    quantized = quantize(model, images[0], images, config=config, progress=False)
+    with torch.no_grad():
+        error = (quantized(images[0]) - model(images[0])).square().mean() / model(images[0]).square().mean()
+    assert error < 0.001
+
+
 def test_dead_channel_keeps_its_bias() -> None:
     model = nn.Conv2d(3, 2, 1)
     with torch.no_grad():
@@ -278,7 +329,7 @@ def test_excluded_modules_stay_in_float() -> None:
 
 
 def test_equalization_keeps_the_function_and_the_original_model() -> None:
-    for name, streams in (("residual", 4), ("mobilenet_v1", 27), ("plain", 0), ("squeeze_excite", 1), ("inception", 3)):
+    for name, streams in (("residual", 4), ("mobilenet_v1", 27), ("plain", 1), ("squeeze_excite", 1), ("inception", 3)):
         model = prepared_model(name)
         x = torch.randn(2, 3, 64, 64) if name == "mobilenet_v1" else random_batches()[0]
         state = copy.deepcopy(model.state_dict())
@@ -321,7 +372,7 @@ def test_bias_correction_takes_out_the_mean_error() -> None:
 
 
 def test_histogram_clips_a_lone_outlier_and_minmax_does_not() -> None:
-    histogram, minmax = HistogramObserver(bins=256), MinMaxObserver()
+    histogram, minmax = ActivationObserver("histogram", bins=256), ActivationObserver("minmax")
     generator = torch.Generator().manual_seed(0)
     for observer in (histogram, minmax):
         for batch in range(4):
@@ -350,7 +401,7 @@ def test_bad_input_is_told() -> None:
         (CalibrationError, "dtype torch.float64", model, x, [x.double()]),
         (CalibrationError, "2 inputs, but the model takes 1", model, x, [(x, x)]),
         (CalibrationError, "must be a torch.Tensor, got list", model, x, [[[1.0]]]),
-        (CalibrationError, "batch 2: the input 'input_1' holds NaN", model, x, [x, x * float("nan")]),
+        (CalibrationError, "batch 2: the input 'input(_1)?' holds NaN", model, x, [x, x * float("nan")]),
         (UnsupportedError, "call model.float", copy.deepcopy(model).half(), x.half(), [x.half()]),
         (UnsupportedError, "no operator", nn.Softmax(1), x, [x]),
         (InvalidModelError, "cannot capture", model, torch.randn(1, 5, 8, 8), [x]),
@@ -532,3 +583,32 @@ def test_operator_is_quantized_and_runs_whole_on_the_dna(name: str) -> None:
     with torch.no_grad():
         wanted, found = module(data), converted(data)
     assert (wanted - found).abs().max() <= 0.05 * wanted.abs().max()
+
+
+def test_outputs_are_not_clipped_where_inner_values_are() -> None:
+    """The largest logits would tie; what only moves on its way out shares the output's range."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(x)).reshape(-1, 2, 4)
+
+    torch.manual_seed(0)
+    net, data = Net().eval(), [torch.randn(4096, 8) for _ in range(4)]
+    data[1][7] *= 4  # rare and large
+    with torch.no_grad():
+        inner, final = (torch.cat([run(x) for x in data]) for run in (net.first, net))
+
+    def extents(**config: object) -> list[float]:
+        quantized = mera_torch.quantize(net, data[0], data, config=config, progress=False)
+        scales = {n.name: n.args[1] for n in quantized.graph.nodes if "quantize_per_tensor" in str(n.target)}
+        found = [scale for name, scale in scales.items() if not name.startswith("de")]
+        return [255 * float(scale) for scale in (found[1], found[-1])]
+
+    clipped, whole = extents()
+    assert clipped < 0.9 * float(inner.max() - inner.min())
+    assert whole == pytest.approx(float(final.max() - final.min()), rel=0.05)
+    assert extents(output_observer="histogram")[1] < 0.9 * whole

@@ -40,7 +40,7 @@ def test_damaged_files_are_imported_or_refused(format: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["pt2", "keras"])
+@pytest.mark.parametrize("format", ["pt2", "keras", "mera"])
 def test_damaged_archives_are_imported_or_refused(format: str) -> None:
     needed(format)
     found = fuzz(format, 100, seconds=20)

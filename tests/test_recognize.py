@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mera_torch.quant.canonicalize import remove_in_place
-from mera_torch.quant.recognize import recognize
+from mera_torch.quant.graphs.canonicalize import remove_in_place
+from mera_torch.quant.graphs.recognize import recognize
 
 aten: Any = torch.ops.aten
 LOWEST = float(torch.finfo(torch.float32).min)

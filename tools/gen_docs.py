@@ -10,6 +10,7 @@ made. All else in a page is written by hand.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,8 @@ from typing import Any
 from mera_torch import native
 from mera_torch._core import ffi, lib
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS, BENCHMARKS = ROOT / "docs", ROOT / "benchmarks"
 PART = re.compile(r"(<!-- generated: (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -284,12 +286,75 @@ def energy_models() -> str:
     return table(headers, rows)
 
 
+# ---- quantization_benchmarks.md ----
+
+
+def _quantization_rows() -> tuple[Any, list[dict[str, Any]]]:
+    """The module that makes the tables, and the published rows in its order."""
+    sys.path.insert(0, str(BENCHMARKS))
+    from quantization import tables
+
+    published = json.loads((BENCHMARKS / "results" / "quantization.json").read_text(encoding="utf-8"))
+    return tables, published["rows"]
+
+
+def quantization_verdicts() -> str:
+    tables, rows = _quantization_rows()
+    return "\n".join(tables.table(tables.verdicts([row for row in rows if not row["per_tensor"]]))) + "\n"
+
+
+def quantization_per_tensor() -> str:
+    tables, rows = _quantization_rows()
+    return "\n".join(tables.table(tables.figures_of("mobilenet_v2", rows, per_tensor=True))) + "\n"
+
+
+def quantization_seconds() -> str:
+    tables, rows = _quantization_rows()
+    return "\n".join(tables.table(tables.seconds("mobilenet_v2", rows))) + "\n"
+
+
+# ---- lint.md ----
+
+
+def lint_rules() -> str:
+    from mera_torch.quant.lint.linter import rule_names
+
+    return table(("rule", "what it looks for, and why"), [(f"`{name}`", said) for name, said in rule_names().items()])
+
+
+# ---- quant_config.md, quantization.md ----
+
+
+def quant_config() -> str:
+    from mera_torch.quant import QuantConfig
+
+    return QuantConfig.describe()
+
+
+def quant_config_brief() -> str:
+    from dataclasses import fields
+
+    from mera_torch.quant import QuantConfig
+    from mera_torch.quant.options import documented
+
+    rows = [(f"`{name}`", f"`{default}`", values) for name, default, values, _ in documented(fields(QuantConfig))]
+    return table(("field", "default", "values"), rows)
+
+
+def quant_presets() -> str:
+    from mera_torch.quant.presets import describe
+
+    return describe()
+
+
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part
     for part in (
         platforms, aliases, machine_constants, cycle_kinds, instructions, operators, torch_operators, constraints,
         device_identifiers, device_registers, device_counters, device_descriptors, device_completions, device_errors,
-        host_operators, exit_codes, preprocess_presets, commands, energy_constants, energy_models,
+        host_operators, exit_codes, preprocess_presets, commands, energy_constants, energy_models, lint_rules,
+        quantization_verdicts, quantization_per_tensor, quantization_seconds, quant_config, quant_config_brief,
+        quant_presets,
     )
 }  # fmt: skip
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from torch.nn import functional as F
 
 from mera_torch.digits import DIGITS, WEIGHTS, DigitNet, Digits
 from mera_torch.zoo_models import zoo_digits
+
+Net = TypeVar("Net", bound=nn.Module)
 
 BATCH = 100
 MAX_LEARNING_RATE = 0.01
@@ -43,11 +47,11 @@ def augmented(images: Tensor, random: torch.Generator) -> Tensor:
     return F.grid_sample(images, grid, align_corners=False)
 
 
-def train(digits: Digits, epochs: int) -> DigitNet:
+def train(digits: Digits, epochs: int, build: Callable[[], Net]) -> Net:
     """Adam with decoupled weight decay, one learning-rate cycle, a little label smoothing."""
     torch.manual_seed(0)
     random = torch.Generator().manual_seed(0)
-    net = DigitNet().train()
+    net = build().train()
     steps = epochs * (len(digits) // BATCH)
     optimizer = torch.optim.AdamW(net.parameters(), lr=MAX_LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, MAX_LEARNING_RATE, total_steps=steps)
@@ -91,7 +95,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     start = time.monotonic()
     train_set, test = zoo_digits()
-    net = train(train_set, options.epochs)
+    net = train(train_set, options.epochs, DigitNet)
     write(net, test, train_set)
     print(f"{accuracy(net, test):.2%} of {len(test)} held-out digits right, after {time.monotonic() - start:.0f} s")
 

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from ..errors import CalibrationError, InvalidModelError, UnsupportedError
+from ..ops import bf16
 from ..ops.common import DEQUANTIZE_OPS, QUANTIZE_OPS, op_name, origins
 from ..ops.movement import MOVEMENT
 from ..ops.registry import FOLDS
@@ -269,6 +270,10 @@ def _is_weight(node: fx.Node) -> bool:
 
 
 def _reason(node: fx.Node, quantized: bool, region_of: dict[fx.Node, int]) -> str:
+    if bf16.is_bf16_cast(node):
+        return bf16.CAST_ON_HOST
+    if bf16.computes_in_bf16(node):
+        return bf16.ON_HOST
     if "mera_reason" in node.meta:
         return str(node.meta["mera_reason"])
     if not quantized:

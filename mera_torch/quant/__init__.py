@@ -14,9 +14,15 @@ finally:
     for _logger, _level in zip(_NOISY, _levels, strict=True):
         _logger.setLevel(_level)
 
-from .calibrate import calibrate, quantize  # noqa: E402
+from .calibration.calibrate import calibrate  # noqa: E402
 from .config import QuantConfig  # noqa: E402
 from .convert import convert  # noqa: E402
+from .model_quantizer import ModelQuantizer  # noqa: E402
+from .pipeline import quantize  # noqa: E402
+from .quantized_model import QuantizedModel  # noqa: E402
 from .quantizer import MeraQuantizer  # noqa: E402
+from .rules import Rule  # noqa: E402
 
-__all__ = ["MeraQuantizer", "QuantConfig", "calibrate", "convert", "quantize"]
+__all__ = [
+    "MeraQuantizer", "ModelQuantizer", "QuantConfig", "QuantizedModel", "Rule", "calibrate", "convert", "quantize",
+]  # fmt: skip

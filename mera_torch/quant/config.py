@@ -2,94 +2,171 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal
 
-from mera_torch.errors import ConfigError, nearest
+from mera_torch.errors import ConfigError, StorageError, nearest
 
-ActivationObserver = Literal["histogram", "minmax", "moving_average"]
+from .options import Accepts, check, check_keys, documented, flag, integer, is_number, option, strings
+from .rules import Rule, Settings, rule_list
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_WHERE = "quantization config"
+_ALPHA = Accepts(
+    'None, "auto" or a number 0 to 1',
+    lambda value: value is None or value == "auto" or (is_number(value) and 0 <= value <= 1),
+)
 
 
 @dataclass(frozen=True)
-class QuantConfig:
-    """Options of :class:`MeraQuantizer` and :func:`mera_torch.quantize`.
+class QuantConfig(Settings):
+    """Options of :class:`MeraQuantizer`, :func:`mera_torch.quantize` and ``ModelQuantizer``.
 
-    Attributes:
-        activation_observer: How the range of an activation is found. ``"histogram"`` (default) clips where the mean
-            squared error is least, ``"minmax"`` takes the extremes seen, ``"moving_average"`` an average of each
-            batch's extremes. QAT always uses the moving average.
-        histogram_bins: Bins on each side of zero for ``"histogram"``; 128 to 65536, default 2048.
-        averaging_constant: Weight of the newest batch in a moving average; above 0, at most 1, default 0.01.
-        per_channel_weights: One weight scale per output channel (default), or one per tensor.
-        fixed_ranges: Give sigmoid and hardsigmoid the range [0, 1] and tanh [-1, 1] whatever was seen; default True.
-        equalize: Equalize the ranges of consecutive convolutions' channels before calibration (see
-            :func:`mera_torch.quant.equalize.equalize`); default False. Used by ``quantize`` only.
-        correct_bias: Take the mean error of quantized weights out of each bias, measured on the calibration data (see
-            :func:`mera_torch.quant.correct_bias.correct_bias`); default True. Used by ``quantize`` only.
-        exclude: Patterns (as in :mod:`fnmatch`) of module paths, such as ``"head.*"``, whose operators stay in float.
+    Every field's default, range and meaning: :meth:`describe`, which the documentation shows. The fields of
+    :class:`~mera_torch.quant.rules.Settings` hold for every operator that no rule says otherwise of; the other ones for
+    the whole network.
 
     Raises:
         ConfigError: a value is outside its range; the message names the field.
     """
 
-    activation_observer: ActivationObserver = "histogram"
-    histogram_bins: int = 2048
-    averaging_constant: float = 0.01
-    per_channel_weights: bool = True
-    fixed_ranges: bool = True
-    equalize: bool = False
-    correct_bias: bool = True
-    exclude: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = option((), rule_list(), "settings for some operators alone; later rules win")
+    exclude: tuple[str, ...] = option(
+        (), strings(), "patterns of module paths that stay in float: short for rules with `dtype` float, before all"
+    )
+    equalize: bool = option(False, flag(), "bring the channels of a value to like ranges before calibration")
+    smoothquant: None | float | Literal["auto"] = option(
+        None,
+        _ALPHA,
+        "move outliers of activations into the weights that read them (SmoothQuant), by this strength; `auto` searches "
+        "the one of least error, None does nothing",
+    )
+    hardswish: bool = option(False, flag(), "compute silu as hardswish")
+    split_heads: bool = option(
+        True, flag(), "quantize unlike values of a last concat (boxes and scores) each on its own scale, where safe"
+    )
+    correct_bias: bool = option(True, flag(), "take the mean error of each convolution out of its bias")
+    adaround: bool = option(False, flag(), "choose layer by layer whether each weight is rounded up or down (AdaRound)")
+    adaround_iterations: int = option(20, integer(1, 1_000_000), "sweeps over each layer's weights, at most")
+    seed: int = option(0, integer(0, 2**63 - 1), "of whatever is drawn at random: the same seed, the same network")
 
     def __post_init__(self) -> None:
-        observers = get_args(ActivationObserver)
-        _require(self.activation_observer in observers, "activation_observer", f"one of {', '.join(observers)}", self)
-        _require(
-            _is_int(self.histogram_bins) and 128 <= self.histogram_bins <= 65536,
-            "histogram_bins",
-            "an integer from 128 to 65536",
-            self,
-        )
-        number = isinstance(self.averaging_constant, (int, float)) and not isinstance(self.averaging_constant, bool)
-        _require(
-            number and 0 < self.averaging_constant <= 1, "averaging_constant", "a number above 0 and at most 1", self
-        )
-        for name in ("per_channel_weights", "fixed_ranges", "equalize", "correct_bias"):
-            _require(isinstance(getattr(self, name), bool), name, "True or False", self)
-        patterns = isinstance(self.exclude, (tuple, list)) and all(isinstance(p, str) for p in self.exclude)
-        _require(patterns, "exclude", "a tuple of strings", self)
+        if not isinstance(self.rules, (tuple, list)):
+            raise ConfigError(f"{_WHERE}: rules must be a tuple of rules, got {self.rules!r}")
+        rules = tuple(rule if isinstance(rule, Rule) else Rule.from_dict(rule) for rule in self.rules)
+        object.__setattr__(self, "rules", rules)
+        for each in fields(self):
+            check(_WHERE, each, getattr(self, each.name))
         object.__setattr__(self, "exclude", tuple(self.exclude))
+
+    @property
+    def all_rules(self) -> tuple[Rule, ...]:
+        """The rules that `exclude` stands for, then `rules`."""
+        return (*(Rule(module=pattern, dtype="float") for pattern in self.exclude), *self.rules)
+
+    @classmethod
+    def preset(cls, name: str) -> QuantConfig:
+        """A configuration by its name: see :mod:`mera_torch.quant.presets`.
+
+        Raises:
+            ConfigError: there is none of that name; the nearest is named.
+        """
+        from .presets import PRESETS
+
+        known = {preset.lower(): held for preset, held in PRESETS.items()}
+        if not isinstance(name, str) or name.lower() not in known:
+            raise ConfigError(f"{_WHERE}: unknown preset {name!r}; {nearest(str(name), PRESETS)}")
+        return cls(**known[name.lower()].options)
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> QuantConfig:
-        """The configuration with the given options, defaults elsewhere.
+        """The configuration with the given options, defaults elsewhere; ``preset`` names other defaults.
 
         Raises:
             ConfigError: an unknown key (the nearest known one is named) or a value outside its range.
         """
-        known = [f.name for f in fields(cls)]
-        for key in options:
-            if key not in known:
-                raise ConfigError(f"quantization config: unknown key {key!r}; {nearest(str(key), known)}")
-        return cls(**options)
+        given = dict(options)
+        names = [each.name for each in fields(cls)]
+        check_keys(_WHERE, given, [*names, "preset"])
+        start = cls.preset(given.pop("preset")).to_dict() if "preset" in given else {}
+        return cls(**{**start, **given})
 
     @classmethod
-    def of(cls, config: QuantConfig | Mapping[str, Any] | None) -> QuantConfig:
-        """`config` itself, made from a mapping, or the defaults for None."""
+    def from_toml(cls, path: str | Path) -> QuantConfig:
+        """The configuration that a TOML file states; its keys are the fields, ``[[rules]]`` one table a rule.
+
+        Raises:
+            ConfigError: no TOML, an unknown key or a value outside its range; the message names the file.
+            StorageError: the file cannot be read.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StorageError(f"{_WHERE}: {str(path)!r} cannot be read: {error}") from error
+        try:
+            return cls.from_dict(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{str(path)!r} is not TOML: {error}") from error
+        except ConfigError as error:
+            raise ConfigError(f"{str(path)!r}: {error}") from error
+
+    @classmethod
+    def of(cls, config: QuantConfig | Mapping[str, Any] | str | Path | None) -> QuantConfig:
+        """`config` itself; or made from a mapping, a TOML file's path (.toml), a preset's name, or None (defaults)."""
         if config is None:
             return cls()
         if isinstance(config, QuantConfig):
             return config
         if isinstance(config, Mapping):
             return cls.from_dict(config)
-        raise ConfigError(f"quantization config must be a QuantConfig, a dict or None, got {type(config).__name__}")
+        if isinstance(config, Path) or (isinstance(config, str) and config.endswith(".toml")):
+            return cls.from_toml(config)
+        if isinstance(config, str):
+            return cls.preset(config)
+        raise ConfigError(
+            f"{_WHERE} must be a QuantConfig, a dict, a preset's name, a TOML file or None, got {type(config).__name__}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as JSON holds it; ``from_dict`` makes the same configuration of it."""
+        held = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**held, "rules": [rule.to_dict() for rule in self.rules], "exclude": list(self.exclude)}
+
+    def to_toml(self) -> str:
+        """Every field as TOML (None, which TOML lacks, is left out); ``from_toml`` makes the same configuration."""
+        held = self.to_dict()
+        rules = held.pop("rules")
+        lines = _assignments(held)
+        for rule in rules:
+            lines += ["", "[[rules]]", *_assignments(rule)]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def describe(cls) -> str:
+        """Every field as a row of a Markdown table: name, default, values, meaning."""
+        rows = ["| field | default | values | meaning |", "|---|---|---|---|"]
+        rows += ["| `{}` | `{}` | {} | {} |".format(*row) for row in documented(fields(cls))]
+        return "\n".join(rows) + "\n"
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def meaning(name: str) -> str:
+    """What the field `name` means and which values it takes: the command line's help."""
+    ((_, _, values, text),) = documented(each for each in fields(QuantConfig) if each.name == name)
+    return f"{text[0].upper()}{text[1:]}: {values}."
 
 
-def _require(condition: bool, field: str, range_: str, config: QuantConfig) -> None:
-    if not condition:
-        raise ConfigError(f"quantization config: {field} must be {range_}, got {getattr(config, field)!r}")
+def _assignments(held: Mapping[str, Any]) -> list[str]:
+    # JSON's strings, numbers, booleans and lists of strings are TOML's, too.
+    return [
+        f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
+        for key, value in held.items()
+        if value is not None
+    ]

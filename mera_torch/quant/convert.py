@@ -9,10 +9,10 @@ from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import FakeQuantizeBase, move_exported_model_to_eval
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-from . import operators as ops
-from .canonicalize import batch_norm_to_depthwise, remove_dropout
-from .observers import BIAS_LIMIT
-from .patterns import constant_of
+from .calibration.observers import BIAS_LIMIT
+from .graphs import operators as ops
+from .graphs.canonicalize import batch_norm_to_depthwise, remove_dropout
+from .graphs.patterns import constant_of
 
 _qd: Any = torch.ops.quantized_decomposed
 _INT32_MAX = 2**31 - 1

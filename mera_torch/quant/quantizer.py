@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,17 +28,13 @@ from torchao.quantization.pt2e.quantizer import (
 )
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from .canonicalize import canonicalize
+from .calibration.observers import ActivationObserver, WeightObserver, bias_qparams
+from .calibration.ranges import LEVELS
 from .config import QuantConfig
-from .observers import (
-    ActivationObserver,
-    HistogramObserver,
-    MinMaxObserver,
-    MovingAverageObserver,
-    WeightObserver,
-    bias_qparams,
-)
-from .patterns import QuantizedOp, attribute, describe, find_quantized_ops, module_path
+from .graphs.canonicalize import canonicalize
+from .graphs.domains import Domains, drop_idle, fixed_domains, sharing_domains
+from .graphs.patterns import QuantizedOp, attribute, describe, find_constants, find_quantized_ops, is_float32
+from .rules import Dtype, Resolver, Settings
 
 _INT32_MAX = 2**31 - 1
 
@@ -45,38 +42,51 @@ _INT32_MAX = 2**31 - 1
 class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hints
     """torchao PT2E quantizer for the DNA; use with ``prepare_pt2e``, ``prepare_qat_pt2e`` and ``convert_pt2e``.
 
-    Weights become int8 symmetric [-127, 127], per output channel (axis 0); activations int8 affine [-128, 127], per
-    tensor; biases int32 with scale s_x * s_w[c] and zero point 0. Concat, pools, pads and every operator that only
-    moves values have one quantization for inputs and output. A relu, relu6, hardtanh or clamp after a convolution,
-    linear, add, sub or mul is fused into it. Operators which the DNA does not know stay in float.
+    Unless the configuration says otherwise, weights become int8 symmetric [-127, 127], per output channel (axis 0);
+    activations int8 affine [-128, 127], per tensor; biases int32 with scale s_x * s_w[c] and zero point 0. Concat,
+    pools, pads and every operator that only moves values have one quantization for inputs and output. A relu, relu6,
+    hardtanh or clamp after a convolution, linear, add, sub or mul is fused into it. Operators which the DNA does not
+    know stay in float.
 
     Args:
-        config: A :class:`QuantConfig`, a dict of its fields, or None for the defaults.
+        config: A :class:`QuantConfig`, a dict of its fields, a preset's name, a TOML file, or None for the defaults.
+            Of its fields, those that change the network before or after (equalize, correct_bias, ...) are
+            ``quantize``'s.
         is_qat: True for ``prepare_qat_pt2e``: fake quantization in place of observers, batch norms kept for training.
 
     Attributes:
         found: The operators that the last `annotate` quantized, in graph order.
+        dtypes: Name -> "bf16" or "float" of the operators that the configuration kept out of int8.
 
     Raises:
-        ConfigError: `config` has an unknown key or a value outside its range.
+        ConfigError: `config` has an unknown key or a value outside its range; from ``prepare_pt2e``: a rule that
+            matches nothing in the model.
     """
 
-    def __init__(self, config: QuantConfig | Mapping[str, Any] | None = None, *, is_qat: bool = False) -> None:
+    def __init__(
+        self, config: QuantConfig | Mapping[str, Any] | str | Path | None = None, *, is_qat: bool = False
+    ) -> None:
         super().__init__()
         self.config = QuantConfig.of(config)
         self.is_qat = is_qat
         self.found: list[QuantizedOp] = []
+        self.dtypes: dict[str, Dtype] = {}
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Rewrites `model` in place to the operators that can be annotated; see
-        :mod:`mera_torch.quant.canonicalize`."""
+        :mod:`mera_torch.quant.graphs.canonicalize`."""
         return canonicalize(model, is_qat=self.is_qat)
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Marks in `model` (in place) which edges and nodes are quantized, and how."""
-        self.found = _drop_idle(find_quantized_ops(model.graph, self._is_excluded))
-        groups = _sharing_groups(self.found)
-        fixed = _fixed_groups(self.found, groups) if self.config.fixed_ranges else {}
+        resolver = Resolver(self.config, self.config.all_rules, model.graph)
+        self.dtypes = _other_dtypes(model, resolver)
+        self.found = drop_idle(find_quantized_ops(model.graph, lambda node: node.name in self.dtypes))
+        groups = sharing_domains(self.found)
+        fixed = fixed_domains(self.found, groups)
+        members = _members(self.found, groups)
+        leaving = _leaving(model, self.found)
+        kept = {groups.find(value) for op in self.found for value in (*op.inputs, op.output) if value not in leaving}
         readers = {op.nodes[0]: op for op in self.found}
         outputs = {op.output for op in self.found}
         roots: dict[Node, EdgeOrNode] = {}
@@ -87,11 +97,10 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
             if group in roots:
                 return SharedQuantizationSpec(roots[group])
             roots[group] = place
-            return (
-                FixedQParamsQuantizationSpec(torch.int8, *fixed[group], -128, 127, torch.per_tensor_affine)
-                if group in fixed
-                else self._activation_spec()
-            )
+            settings = resolver.settings(*members[group])
+            if group not in kept:
+                settings = replace(settings, activation_observer=settings.output_observer)
+            return self._activation_spec(settings, fixed.get(group) if settings.fixed_ranges else None)
 
         for node in model.graph.nodes:
             if node not in readers and node not in outputs:
@@ -102,9 +111,11 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
                 for value in op.inputs:
                     annotation.input_qspec_map[value] = activation(value, (value, node))
                 if op.weight is not None:
-                    annotation.input_qspec_map[op.weight] = self._weight_spec(op.axis)
-                if op.weight is not None and op.bias is not None:
-                    annotation.input_qspec_map[op.bias] = self._bias_spec((op.inputs[0], node), (op.weight, node))
+                    settings = resolver.settings(*op.nodes)
+                    annotation.input_qspec_map[op.weight] = self._weight_spec(settings, op.axis)
+                    if op.bias is not None:
+                        places = ((op.inputs[0], node), (op.weight, node))
+                        annotation.input_qspec_map[op.bias] = _bias_spec(settings, places)
             if node in outputs:
                 annotation.output_qspec = activation(node, node)
             node.meta[Q_ANNOTATION_KEY] = annotation
@@ -116,11 +127,12 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
     def prepare_obs_or_fq_callback(
         self, model: GraphModule, edge_or_node_to_obs_or_fq: dict[EdgeOrNode, ObserverOrFakeQuantize]
     ) -> None:
-        """Tells each observer what it observes, and each weight's observer the bias that it must leave room for."""
+        """Gives each value an observer of its own, tells each observer what it observes, and each weight's observer the
+        bias that it must leave room for."""
+        _separate_values(edge_or_node_to_obs_or_fq)
         for place, observer in edge_or_node_to_obs_or_fq.items():
             if isinstance(observer, (ActivationObserver, WeightObserver)) and not observer.named:
-                value = place if isinstance(place, Node) else place[0]
-                observer.name(f"the {'input' if value.op == 'placeholder' else 'output of'} {describe(value)}")
+                observer.name(_place(place if isinstance(place, Node) else place[0]))
         for op in self.found:
             reader = op.nodes[0]
             if op.weight is None or op.bias is None or op.bias.op != "get_attr":
@@ -131,104 +143,97 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
             if isinstance(weight, WeightObserver) and isinstance(bias, torch.Tensor) and activation is not None:
                 weight.bounds = (activation, bias)
 
-    def _is_excluded(self, node: Node) -> bool:
-        path = module_path(node)
-        return any(fnmatchcase(path, pattern) for pattern in self.config.exclude)
-
-    def _activation_spec(self) -> QuantizationSpec:
-        config = self.config
+    def _activation_spec(self, settings: Settings, fixed: tuple[float, int] | None) -> QuantizationSpecBase:
+        symmetric = settings.activation_scheme == "symmetric"
         constructor: Any
-        if self.is_qat:
-            observer = MovingAverageMinMaxObserver.with_args(averaging_constant=config.averaging_constant)
-            constructor = FakeQuantize.with_args(observer=observer)
-        elif config.activation_observer == "histogram":
-            constructor = HistogramObserver.with_args(bins=config.histogram_bins)
-        elif config.activation_observer == "moving_average":
-            constructor = MovingAverageObserver.with_args(averaging_constant=config.averaging_constant)
+        if not self.is_qat:
+            constructor = ActivationObserver.with_args(
+                kind=settings.activation_observer, bins=settings.histogram_bins, percentile=settings.percentile,
+                averaging_constant=settings.averaging_constant, symmetric=symmetric, fixed=fixed,
+            )  # fmt: skip
+        elif fixed is not None:
+            return FixedQParamsQuantizationSpec(torch.int8, *fixed, *LEVELS, torch.per_tensor_affine)
         else:
-            constructor = MinMaxObserver
-        return QuantizationSpec(torch.int8, constructor, -128, 127, torch.per_tensor_affine)
+            observer = MovingAverageMinMaxObserver.with_args(averaging_constant=settings.averaging_constant)
+            constructor = FakeQuantize.with_args(observer=observer)
+        # An observer of ours gives the zero point 0 by itself; torchao's are told by the scheme.
+        scheme = torch.per_tensor_symmetric if symmetric and self.is_qat else torch.per_tensor_affine
+        return QuantizationSpec(torch.int8, constructor, *LEVELS, scheme)
 
-    def _weight_spec(self, axis: int) -> QuantizationSpec:
-        per_channel = self.config.per_channel_weights
-        scheme = torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric
-        constructor: Any = WeightObserver.with_args(axis=axis)
+    def _weight_spec(self, settings: Settings, axis: int) -> QuantizationSpec:
+        per_channel, scheme = settings.per_channel_weights, _weight_scheme(settings)
+        constructor: Any = WeightObserver.with_args(axis=axis, kind=settings.weight_observer)
         if self.is_qat and per_channel:
             constructor = FakeQuantize.with_args(observer=PerChannelMinMaxObserver, ch_axis=axis)
         elif self.is_qat:
             constructor = FakeQuantize.with_args(observer=TorchMinMaxObserver)
-        return QuantizationSpec(torch.int8, constructor, -127, 127, scheme, axis if per_channel else None)
-
-    def _bias_spec(self, activation: EdgeOrNode, weight: EdgeOrNode) -> DerivedQuantizationSpec:
-        per_channel = self.config.per_channel_weights
-        scheme = torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric
-        return DerivedQuantizationSpec(
-            [activation, weight], bias_qparams, torch.int32, -_INT32_MAX, _INT32_MAX, scheme, 0 if per_channel else None
-        )
+        lowest = -LEVELS[1] if settings.weight_scheme == "symmetric" else LEVELS[0]
+        return QuantizationSpec(torch.int8, constructor, lowest, LEVELS[1], scheme, axis if per_channel else None)
 
 
-class _Groups:
-    """Disjoint sets of values that have one quantization."""
-
-    def __init__(self) -> None:
-        self._parent: dict[Node, Node] = {}
-
-    def find(self, value: Node) -> Node:
-        root = value
-        while (parent := self._parent.get(root, root)) is not root:
-            root = parent
-        while (parent := self._parent.get(value, value)) is not root:
-            self._parent[value], value = root, parent
-        return root
-
-    def join(self, values: Iterable[Node]) -> None:
-        first, *others = values
-        for other in others:
-            self._parent[self.find(other)] = self.find(first)
+def _weight_scheme(settings: Settings) -> torch.qscheme:
+    if settings.per_channel_weights:
+        return torch.per_channel_symmetric if settings.weight_scheme == "symmetric" else torch.per_channel_affine
+    return torch.per_tensor_symmetric if settings.weight_scheme == "symmetric" else torch.per_tensor_affine
 
 
-def _sharing_groups(found: Iterable[QuantizedOp]) -> _Groups:
-    groups = _Groups()
-    for op in found:
-        if op.shares:
-            groups.join((*op.inputs, op.output))
-    return groups
+def _bias_spec(settings: Settings, places: tuple[EdgeOrNode, EdgeOrNode]) -> DerivedQuantizationSpec:
+    """Of a bias, by the places of its convolution's input and weight."""
+    per_channel = settings.per_channel_weights
+    scheme = torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric
+    axis = 0 if per_channel else None
+    return DerivedQuantizationSpec(list(places), bias_qparams, torch.int32, -_INT32_MAX, _INT32_MAX, scheme, axis)
 
 
-def _drop_idle(found: list[QuantizedOp]) -> list[QuantizedOp]:
-    """Without the operators that only move values among float operators, and inner ones beside a float operator: int8
-    would cost accuracy and gain nothing there."""
-
-    def idles(op: QuantizedOp) -> bool:
-        return op.moves or op.inner
-
-    made = {op.output for op in found if not idles(op)}
-    for op in found:
-        if idles(op) and not made.isdisjoint(op.inputs):
-            made.add(op.output)
-    used = {value for op in found if not idles(op) for value in op.inputs}
-    for op in reversed(found):
-        if idles(op) and op.output in used:
-            used.update(op.inputs)
-
-    def works(op: QuantizedOp) -> bool:
-        sides = op.output in made, op.output in used
-        return all(sides) if op.inner else any(sides) or not op.moves
-
-    kept = [op for op in found if works(op)]
-    return kept if len(kept) == len(found) else _drop_idle(kept)
-
-
-def _fixed_groups(found: list[QuantizedOp], groups: _Groups) -> dict[Node, tuple[float, int]]:
-    """Scale and zero point of the groups all of whose values come from operators of the same known range."""
-    produced = {op.output for op in found}
-    wanted: dict[Node, set[tuple[float, int] | None]] = {}
-    for op in found:
-        if not op.shares:
-            wanted.setdefault(groups.find(op.output), set()).add(op.fixed)
-        for value in op.inputs:
-            if value not in produced:
-                wanted.setdefault(groups.find(value), set()).add(None)
+def _other_dtypes(model: GraphModule, resolver: Resolver) -> dict[str, Dtype]:
+    """What the operators compute in that shall not be int8, by name."""
+    constants = find_constants(model.graph)
     return {
-        group: only for group, ranges in wanted.items() if len(ranges) == 1 and (only := next(iter(ranges))) is not None
+        node.name: dtype
+        for node in model.graph.nodes
+        if node.op == "call_function" and node not in constants and is_float32(node)
+        if (dtype := resolver.dtype(node)) != "int8"
     }
+
+
+def _leaving(model: GraphModule, found: Iterable[QuantizedOp]) -> set[Node]:
+    """The nodes of whose values nothing is computed in int8 any more; they may be moved."""
+    computing = {node for op in found if not op.shares for node in op.nodes}
+    leaving: set[Node] = set()
+    for node in reversed(model.graph.nodes):
+        if all(user in leaving and user not in computing for user in node.users):
+            leaving.add(node)
+    return leaving
+
+
+def _separate_values(observers: dict[EdgeOrNode, ObserverOrFakeQuantize]) -> None:
+    """torchao gives values of one quantization one observer; here each value has its own, in one group."""
+    own: dict[tuple[int, Node], ActivationObserver] = {}
+    taken: set[int] = set()
+    for place, observer in observers.items():
+        if not isinstance(observer, ActivationObserver):
+            continue
+        value = place if isinstance(place, Node) else place[0]
+        key = (id(observer), value)
+        if key not in own:
+            own[key] = observer.twin() if id(observer) in taken else observer
+            taken.add(id(observer))
+            own[key].value = value.name
+        observers[place] = own[key]
+
+
+def _place(value: Node) -> str:
+    """What is observed there, as a message names it."""
+    if value.op == "get_attr":
+        return f"the weight {str(value.target)!r}"
+    return f"the {'input' if value.op == 'placeholder' else 'output of'} {describe(value)}"
+
+
+def _members(found: list[QuantizedOp], groups: Domains) -> dict[Node, list[Node]]:
+    """By group: the nodes that make its values, for the rules that match them."""
+    made = {op.output: op.nodes for op in found}
+    values = dict.fromkeys(value for op in found for value in (*op.inputs, op.output))
+    members: dict[Node, list[Node]] = {}
+    for value in values:
+        members.setdefault(groups.find(value), []).extend(made.get(value, (value,)))
+    return members

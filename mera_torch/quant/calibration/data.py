@@ -1,0 +1,208 @@
+"""Calibration data: any iterable of inputs as checked batches, which can be read as often as passes need them, while
+memory holds one batch."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from mera_torch.atomic import storage_error
+from mera_torch.errors import CalibrationError
+
+Inputs = tuple[Any, ...]
+
+FIRST_BATCHES = 128
+FIRST_BYTES = 128 << 20
+"""So many batches, and bytes of inputs, do transforms and corrections get: they hold activations of all at once."""
+_EMPTY = "calibration is empty: give at least one input (8 to 64 typical ones usually suffice)"
+
+
+def as_inputs(inputs: Any) -> Inputs:
+    """`inputs` as the tuple of positional arguments that a model takes."""
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+def take_first(batches: Iterator[Inputs], taken: Sequence[Inputs] = ()) -> list[Inputs]:
+    """The first batches of an iterator after those `taken` already: FIRST_BATCHES in all, or as many as FIRST_BYTES
+    hold, at least one."""
+    first = list(taken)
+    size = sum(_bytes(batch) for batch in first)
+    while len(first) < FIRST_BATCHES and size < FIRST_BYTES and (batch := next(batches, None)) is not None:
+        first.append(batch)
+        size += _bytes(batch)
+    return first
+
+
+def _bytes(batch: Inputs) -> int:
+    return sum(x.nbytes for x in batch if isinstance(x, torch.Tensor))
+
+
+class Batches:
+    """Calibration data as tuples of contiguous tensors like the examples, to be iterated any number of times.
+
+    What can be iterated once only (a generator) is kept on the disk as it is read, until this object is gone.
+
+    Args:
+        source: An iterable of items, each a tensor or a tuple or list of the model's inputs.
+        examples: Example inputs: every item must have their number, dtypes and shapes.
+        names: Of the inputs, for messages.
+        once: Whether `source` can be iterated once only; None: if it is an iterator.
+
+    Raises:
+        CalibrationError: `source` is no iterable; while iterating: an item is unlike the examples, or holds NaN or
+            infinity (says which).
+        StorageError: while iterating: the disk cannot hold what must be kept.
+    """
+
+    def __init__(
+        self, source: Iterable[Any], examples: Inputs, names: Sequence[str] = (), once: bool | None = None
+    ) -> None:
+        if isinstance(source, torch.Tensor):
+            raise CalibrationError(
+                f"calibration must be an iterable of inputs, got one tensor of shape {tuple(source.shape)}; "
+                "wrap it in a list"
+            )
+        if not hasattr(source, "__iter__") and not hasattr(source, "__getitem__"):
+            raise CalibrationError(f"calibration must be an iterable of inputs, got {type(source).__name__}")
+        self.source, self.examples, self.names = source, examples, names or [str(i) for i in range(len(examples))]
+        once = isinstance(source, Iterator) if once is None else once
+        self._spool = _Spool(checked(iter(source), examples, self.names), examples) if once else None
+
+    @property
+    def total(self) -> int | None:
+        """The number of batches, where it is known before reading them."""
+        return len(self.source) if isinstance(self.source, Sized) else None
+
+    def __iter__(self) -> Iterator[Inputs]:
+        return iter(self._spool) if self._spool is not None else checked(self.source, self.examples, self.names)
+
+
+def checked(items: Iterable[Any], examples: Inputs, names: Sequence[str]) -> Iterator[Inputs]:
+    """Each item as a batch. Raises CalibrationError naming the item and the input that is unlike the example."""
+    for i, item in enumerate(items):
+        inputs = as_inputs(item)
+        if len(inputs) != len(examples):
+            raise CalibrationError(f"calibration item {i}: {len(inputs)} inputs, but the model takes {len(examples)}")
+        for j, (got, wanted) in enumerate(zip(inputs, examples, strict=True)):
+            _check_input(f"calibration item {i}, input {j}", got, wanted)
+            if isinstance(wanted, torch.Tensor):
+                check_finite(f"calibration batch {i + 1}: the input {names[j]!r}", got)
+        yield tuple(x.contiguous() if isinstance(x, torch.Tensor) else x for x in inputs)
+
+
+def _check_input(where: str, got: Any, wanted: Any) -> None:
+    if not isinstance(wanted, torch.Tensor):
+        return
+    if not isinstance(got, torch.Tensor):
+        raise CalibrationError(f"{where}: must be a torch.Tensor, got {type(got).__name__}")
+    if got.dtype != wanted.dtype:
+        raise CalibrationError(f"{where}: dtype {got.dtype}, but the example input has {wanted.dtype}")
+    if got.shape != wanted.shape:
+        raise CalibrationError(f"{where}: shape {tuple(got.shape)}, but the example input has {tuple(wanted.shape)}")
+
+
+def check_finite(where: str, tensor: torch.Tensor) -> None:
+    """Raises CalibrationError, beginning with `where`, if the tensor holds NaN or infinity."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return
+    low, high = (float(v) for v in torch.aminmax(tensor))
+    if not (abs(low) < float("inf") and abs(high) < float("inf")):
+        kind = "NaN" if torch.isnan(tensor).any() else "infinity"
+        number = int((~torch.isfinite(tensor)).sum())
+        raise CalibrationError(f"{where} holds {kind} in {number} of {tensor.numel()} elements; check the data")
+
+
+class Seen:
+    """What calibration has read so far, without the data.
+
+    Attributes:
+        batches: How many.
+        digest: sha256 over all of them in their order, hexadecimal; "" before the first.
+        ranges: Lowest and highest value of each floating-point input, by its position.
+    """
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.digest = ""
+        self.ranges: dict[int, tuple[float, float]] = {}
+
+    def watch(self, batches: Iterable[Inputs]) -> Iterator[Inputs]:
+        """The same batches, each noted when it is taken."""
+        for batch in batches:
+            self.add(batch)
+            yield batch
+
+    def add(self, batch: Inputs) -> None:
+        """Notes a batch of contiguous tensors."""
+        digest = hashlib.sha256(self.digest.encode())
+        for i, x in enumerate(batch):
+            if not isinstance(x, torch.Tensor) or not x.numel():
+                continue
+            digest.update(f"{x.dtype}{list(x.shape)}".encode())
+            digest.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            if x.is_floating_point():
+                low, high = (float(v) for v in torch.aminmax(x))
+                before = self.ranges.get(i, (low, high))
+                self.ranges[i] = min(low, before[0]), max(high, before[1])
+        self.batches, self.digest = self.batches + 1, digest.hexdigest()
+
+    def copy(self) -> Seen:
+        """One that goes on by itself."""
+        new = Seen()
+        new.batches, new.digest, new.ranges = self.batches, self.digest, dict(self.ranges)
+        return new
+
+    def check(self) -> None:
+        """Raises CalibrationError if there was no batch, or nothing but zeros."""
+        if not self.batches:
+            raise CalibrationError(_EMPTY)
+        if self.ranges and all(extremes == (0.0, 0.0) for extremes in self.ranges.values()):
+            raise CalibrationError(
+                f"calibration data is degenerate: every element of all {self.batches} batches is zero, which tells no "
+                "range; give typical inputs, preprocessed as the network expects them"
+            )
+
+
+class _Spool:
+    """The batches of an iterator, each written to a scratch folder when it is first read."""
+
+    def __init__(self, batches: Iterator[Inputs], examples: Inputs) -> None:
+        self._batches, self._examples = batches, examples
+        self._folder: Path | None = None
+        self._stored = 0
+
+    def __iter__(self) -> Iterator[Inputs]:
+        for index in count():
+            if index < self._stored:
+                yield self._load(index)
+                continue
+            batch = next(self._batches, None)
+            if batch is None:
+                return
+            self._store(batch)
+            yield batch
+
+    def _store(self, batch: Inputs) -> None:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="mera-calibration-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        tensors = {str(i): x.clone() for i, x in enumerate(batch) if isinstance(x, torch.Tensor)}
+        path = self._folder / f"{self._stored}.safetensors"
+        try:
+            safetensors.torch.save_file(tensors, path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise storage_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
+        self._stored += 1
+
+    def _load(self, index: int) -> Inputs:
+        tensors = safetensors.torch.load_file(f"{self._folder}/{index}.safetensors")
+        return tuple(tensors.get(str(i), example) for i, example in enumerate(self._examples))

@@ -1,0 +1,252 @@
+"""What users have as calibration data (arrays, data loaders, folders, files), as batches of a model's inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any
+
+import numpy as np
+import torch
+
+from mera_torch.converters.model import TensorInfo
+from mera_torch.errors import CalibrationError, ConfigError, nearest
+from mera_torch.samples import PRESETS, Preprocess, Samples, Spec
+from mera_torch.samples import preprocess as read_preprocess
+
+from .data import Inputs, check_finite
+
+Pick = Callable[[Any], Any] | str | int | Sequence[str | int] | None
+
+
+class Feed:
+    """Calibration data as batches of exactly the model's input shapes, read one item at a time.
+
+    Args:
+        data: A list, generator, data set or DataLoader of items; one array or tensor of all samples, or a dict of them
+            by input; or a path: a .npy or .npz file, or a folder of images, .npy or .npz files
+            (:class:`mera_torch.samples.Samples`).
+        infos: The model's inputs.
+        pick: How the inputs are found in an item; see :meth:`ModelQuantizer.calibrate`.
+        preprocess: How images become inputs: a :class:`mera_torch.samples.Preprocess`, a preset's name, or a list of
+            what ``--preprocess`` takes. For paths alone.
+
+    An item may be a whole batch, a batch of another size (batches are divided and joined; samples that do not fill the
+    last one are left out: `left_over`), or one sample without the batch dimension. Floating-point arrays of any width,
+    and integers that lose nothing, are converted to the input's dtype.
+
+    Raises:
+        CalibrationError: an item that is unlike the inputs or not finite (says which item, which input).
+        ConfigError: `pick` or `preprocess` is none.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        infos: Sequence[TensorInfo],
+        pick: Pick = None,
+        preprocess: Preprocess | str | Sequence[str] | None = None,
+    ) -> None:
+        self.infos, self.left_over = list(infos), 0
+        self._pick = pick
+        self._size = _batch_size(infos)
+        if isinstance(data, str | os.PathLike):
+            specs = [Spec(i.name, i.shape, str(i.dtype).removeprefix("torch.")) for i in infos]
+            data = Samples(data, specs, _preprocess(preprocess))
+        elif preprocess is not None:
+            raise ConfigError("preprocess says how images in a folder become inputs: give the folder as the data")
+        self._data = self._iterable(data)
+
+    @property
+    def once(self) -> bool:
+        """Whether the data can be read once only."""
+        return isinstance(self._data, Iterator)
+
+    @property
+    def total(self) -> int | None:
+        """About how many batches there are, where that is known before reading them."""
+        if not isinstance(self._data, Sized):
+            return None
+        size = getattr(self._data, "batch_size", None)  # of a DataLoader
+        return len(self._data) * size // self._size if isinstance(size, int) and self._size else len(self._data)
+
+    def __iter__(self) -> Iterator[Inputs]:
+        held: list[list[torch.Tensor]] = [[] for _ in self.infos]
+        samples = 0
+        for index, item in enumerate(_items(self._data)):
+            tensors, exact = self._tensors(index, item)
+            if exact and not samples:
+                yield tuple(tensors)
+                continue
+            for parts, tensor in zip(held, tensors, strict=True):
+                parts.append(tensor)
+            samples += len(tensors[0])
+            if samples >= self._size:
+                joined = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in held]
+                whole = samples - samples % self._size
+                for begin in range(0, whole, self._size):
+                    yield tuple(tensor[begin : begin + self._size] for tensor in joined)
+                held = [[tensor[whole:].clone()] if samples > whole else [] for tensor in joined]
+                samples -= whole
+        self.left_over = samples
+
+    def _iterable(self, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            return [data]
+        if isinstance(data, np.ndarray | torch.Tensor):
+            shape = tuple(data.shape)
+            if len(self.infos) == 1 and len(shape) == len(self.infos[0].shape) and shape[1:] == self.infos[0].shape[1:]:
+                return [data]  # all samples as one array
+            if len(self.infos) != 1 or shape[1:] != self.infos[0].shape:
+                raise CalibrationError(
+                    f"calibration data is one array of shape {list(shape)}; it must hold samples of {self._wanted()}, "
+                    "or be a list of inputs"
+                )
+        if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+            raise CalibrationError(
+                "calibration data must be a list, generator, DataLoader, array or path of inputs, got "
+                f"{type(data).__name__}"
+            )
+        return data
+
+    # ---- one item ----
+
+    def _tensors(self, index: int, item: Any) -> tuple[list[torch.Tensor], bool]:
+        """The item's inputs, [samples, ...] each, and whether they are exactly one batch."""
+        picked = self._picked(index, item)
+        tensors = [self._tensor(index, info, value) for info, value in zip(self.infos, picked, strict=True)]
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        if shapes == [info.shape for info in self.infos]:
+            return tensors, True
+        if self._size and shapes == [info.shape[1:] for info in self.infos]:
+            return [tensor[None] for tensor in tensors], self._size == 1
+        for info, shape in zip(self.infos, shapes, strict=True):
+            if not self._size or len(shape) != len(info.shape) or shape[1:] != info.shape[1:]:
+                raise self._wrong(index, info, f"shape {list(shape)}, but the model takes {list(info.shape)}")
+        if len({shape[0] for shape in shapes}) != 1:
+            raise CalibrationError(f"calibration item {index}: its inputs are batches of unlike sizes: {shapes}")
+        return tensors, False
+
+    def _picked(self, index: int, item: Any) -> list[Any]:
+        """The values of the model's inputs within an item."""
+        if self._pick is not None:
+            item = self._by_key(index, item)
+        if isinstance(item, Mapping):
+            names = [info.name for info in self.infos]
+            missing = [name for name in names if name not in item]
+            if missing:
+                raise CalibrationError(
+                    f"calibration item {index} is a dict without input {missing[0]!r}: "
+                    f"{nearest(missing[0], map(str, item))}; name its inputs, such as pick={list(map(str, item))[:1]}"
+                )
+            return [item[name] for name in names]
+        if not isinstance(item, tuple | list):
+            item = (item,)
+        if len(item) < len(self.infos):
+            raise CalibrationError(
+                f"calibration item {index}: {len(item)} inputs, but the model takes {self._wanted()}"
+            )
+        for extra in item[len(self.infos) :]:
+            if any(self._fits(extra, info) for info in self.infos):
+                raise CalibrationError(
+                    f"calibration item {index}: {len(item)} inputs, but the model takes {self._wanted()}; pick= says "
+                    "which of them are meant"
+                )
+        return list(item[: len(self.infos)])
+
+    def _by_key(self, index: int, item: Any) -> Any:
+        pick = self._pick
+        if callable(pick):
+            return pick(item)
+        keys = [pick] if isinstance(pick, str | int) else list(pick or ())
+        try:
+            return tuple(item[key] for key in keys)
+        except (KeyError, IndexError, TypeError) as error:
+            raise CalibrationError(f"calibration item {index}: pick={pick!r} finds nothing in it: {error!r}") from error
+
+    def _fits(self, value: Any, info: TensorInfo) -> bool:
+        """Whether what stands beside the inputs might be one."""
+        if not isinstance(value, np.ndarray | torch.Tensor) or not info.dtype.is_floating_point:
+            return False
+        floating = torch.as_tensor(value).is_floating_point()
+        return floating and tuple(value.shape)[-len(info.shape) + 1 :] == info.shape[1:] and len(info.shape) > 1
+
+    def _tensor(self, index: int, info: TensorInfo, value: Any) -> torch.Tensor:
+        if not isinstance(value, torch.Tensor):
+            if not isinstance(value, np.ndarray | np.generic) and not hasattr(value, "__array__"):
+                raise self._wrong(index, info, f"must be an array or a tensor, got {type(value).__name__}")
+            try:
+                value = torch.from_numpy(np.array(value, order="C"))
+            except TypeError as error:
+                raise self._wrong(index, info, f"dtype {np.asarray(value).dtype} is none of a network's") from error
+        tensor: torch.Tensor = value.detach().contiguous()
+        if tensor.dtype != info.dtype:
+            floats = tensor.is_floating_point() and info.dtype.is_floating_point
+            if not floats and not _widens(tensor.dtype, info.dtype):
+                hint = "; scale and normalize images first" if info.dtype.is_floating_point else ""
+                wanted = f"but the model takes {_plain(info.dtype)}{hint}"
+                raise self._wrong(index, info, f"dtype {_plain(tensor.dtype)}, {wanted}")
+            tensor = tensor.to(info.dtype)
+        check_finite(f"calibration item {index}: the input {info.name!r}", tensor)
+        return tensor
+
+    def _wrong(self, index: int, info: TensorInfo, what: str) -> CalibrationError:
+        return CalibrationError(f"calibration item {index}, input {info.name!r}: {what}")
+
+    def _wanted(self) -> str:
+        rows = [f"{info.name!r} {_plain(info.dtype)}{list(info.shape)}" for info in self.infos]
+        return f"{len(rows)} ({', '.join(rows)})" if len(rows) > 1 else f"one, {rows[0]}"
+
+
+def seeded(items: Iterable[Any], seed: int) -> Iterator[Any]:
+    """The same items, drawn as if PyTorch's random numbers began at `seed`: a DataLoader then shuffles the same way
+    each time. The caller's own random numbers go on undisturbed."""
+    inner = torch.Generator().manual_seed(seed).get_state()
+    iterator: Iterator[Any] | None = None
+    end = object()
+    while True:
+        outer = torch.get_rng_state()
+        torch.set_rng_state(inner)
+        try:
+            iterator = iter(items) if iterator is None else iterator
+            item = next(iterator, end)
+        finally:
+            inner = torch.get_rng_state()
+            torch.set_rng_state(outer)
+        if item is end:
+            return
+        yield item
+
+
+def _items(data: Any) -> Iterator[Any]:
+    """Items of anything iterable; of a data set with __len__ and __getitem__ alone, as many as it says."""
+    if hasattr(data, "__iter__") or not hasattr(data, "__len__"):
+        return iter(data)
+    return (data[index] for index in range(len(data)))
+
+
+def _batch_size(infos: Sequence[TensorInfo]) -> int:
+    """The size of the first dimension that all inputs share; 0 if they share none, or it is 0."""
+    sizes = {info.shape[0] if info.shape else 0 for info in infos}
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def _widens(given: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether every integer of the one dtype is one of the other."""
+    if given.is_floating_point or wanted.is_floating_point or torch.bool in (given, wanted):
+        return False
+    return torch.promote_types(given, wanted) == wanted
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _preprocess(given: Preprocess | str | Sequence[str] | None) -> Preprocess | None:
+    if given is None or isinstance(given, Preprocess):
+        return given
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, list | tuple) or not all(isinstance(text, str) for text in given):
+        raise ConfigError(f"preprocess must be a Preprocess, or a preset: {', '.join(PRESETS)}; got {given!r:.80}")
+    return read_preprocess(given)

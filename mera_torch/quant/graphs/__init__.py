@@ -1,0 +1,1 @@
+"""Float and quantized graphs: which operators the DNA computes in int8, and rewrites before annotation."""

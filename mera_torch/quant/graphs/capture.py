@@ -1,0 +1,96 @@
+"""The user's float network as one graph, ready for the float transforms."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import torch
+from torch.fx import GraphModule, Node
+
+from mera_torch.errors import InvalidModelError, UnsupportedError
+
+from ..calibration.data import Inputs
+from .canonicalize import remove_in_place, restore_batch_norms, restore_convolutions
+from .patterns import value_of
+
+
+def export_float(model: torch.nn.Module, examples: Inputs) -> GraphModule:
+    """`model`, which stays as it is, exported in evaluation mode for inputs like `examples`.
+
+    Raises:
+        InvalidModelError: it cannot be exported, or is already quantized.
+        UnsupportedError: it is not in float32, or has dynamic shapes.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InvalidModelError("quantize: a ScriptModule cannot be exported; give the nn.Module it was made from")
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise UnsupportedError(
+                f"quantize: parameter {name!r} is {parameter.dtype}, only torch.float32 can be quantized; "
+                "call model.float() first"
+            )
+    with _in_evaluation(model), torch.no_grad():
+        try:
+            exported = _functional(torch.export.export(model, examples))
+        except Exception as error:  # torch.export has no common base of its errors
+            raise InvalidModelError(f"quantize: torch.export cannot capture {type(model).__name__}: {error}") from error
+    restore_convolutions(exported)
+    restore_batch_norms(exported)
+    _weights_as_parameters(exported)
+    if any("quantized_decomposed" in str(node.target) for node in exported.graph.nodes):
+        raise InvalidModelError("quantize: the model is already quantized (it contains quantized_decomposed operators)")
+    for node in exported.graph.nodes:
+        if node.op == "placeholder" and (value := value_of(node)) is not None:
+            if any(not isinstance(size, int) for size in value.shape):
+                raise UnsupportedError(
+                    f"quantize: input {node.name!r} has a dynamic shape {tuple(value.shape)}; the DNA needs fixed ones"
+                )
+    return exported
+
+
+def _functional(program: torch.export.ExportedProgram) -> GraphModule:
+    """The program as a graph that changes no value in place: observers would copy what is written through a view."""
+    exported: GraphModule = program.module(check_guards=False)
+    remove_in_place(exported)
+    if any(node.op == "call_function" and _writes(node) for node in exported.graph.nodes):
+        exported = program.run_decompositions({}).module(check_guards=False)
+    return exported
+
+
+def _writes(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def twin(model: GraphModule) -> GraphModule:
+    """A copy of `model` with a graph of its own. Both share their tensors, which must be replaced, never written into,
+    to change one of the two."""
+    new = GraphModule(model, copy.deepcopy(model.graph))
+    new.meta.update(model.meta)
+    return new
+
+
+def _weights_as_parameters(exported: GraphModule) -> None:
+    """Imported models hold weights as buffers; torchao folds batch norms into parameters alone."""
+    read = {source for node in exported.graph.nodes if "conv" in str(node.target) for source in node.args[1:3]}
+    for name in {str(source.target) for source in read if isinstance(source, Node) and source.op == "get_attr"}:
+        path, _, field = name.rpartition(".")
+        owner = exported.get_submodule(path)
+        held = owner._buffers.pop(field, None)
+        if held is not None:
+            owner.register_parameter(field, torch.nn.Parameter(held, requires_grad=False))
+
+
+@contextmanager
+def _in_evaluation(model: torch.nn.Module) -> Iterator[None]:
+    """`model` in evaluation mode; afterwards every module is as it was."""
+    modes = {module: module.training for module in model.modules()}
+    with suppress(NotImplementedError):  # an exported module is in one mode for ever
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

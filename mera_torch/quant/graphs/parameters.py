@@ -1,0 +1,55 @@
+"""Constants of a graph, changed without touching the user's model, with which a graph shares its tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from mera_torch.errors import InvalidModelError
+
+from .patterns import attribute
+
+
+def replace_parameter(model: GraphModule, node: Any, value: torch.Tensor) -> None:
+    """Lets the get_attr `node`, and all others of the same name, read `value` from now on."""
+    owner_path, _, name = str(node.target).rpartition(".")
+    owner: Any = attribute(model, owner_path) if owner_path else model
+    held = getattr(owner, name)
+    setattr(owner, name, torch.nn.Parameter(value, requires_grad=False) if _is_parameter(held) else value)
+    if "val" in node.meta:
+        node.meta["val"] = value
+
+
+def own_parameter(model: GraphModule, reader: Node, index: int) -> Node:
+    """The get_attr that is argument `index` of `reader`, after making it one that nobody else reads."""
+    node = reader.args[index]
+    if not isinstance(node, Node):
+        raise InvalidModelError(f"argument {index} of {reader.name!r} must be a constant, got {node!r}")
+    same = [n for n in model.graph.nodes if n.op == "get_attr" and n.target == node.target]
+    if len(same) == 1 and len(node.users) == 1:
+        return node
+    held: Any = attribute(model, str(node.target))
+    with model.graph.inserting_before(reader):
+        made = new_parameter(model, f"{reader.name}_{index}", held.detach().clone(), _is_parameter(held))
+    made.meta = dict(node.meta)
+    reader.update_arg(index, made)
+    return made
+
+
+def new_parameter(model: GraphModule, name: str, value: torch.Tensor, trainable: bool = False) -> Node:
+    """A get_attr, at the graph's insertion point, of a new buffer (or parameter) of about that name."""
+    while hasattr(model, name):
+        name += "_"
+    if trainable:
+        model.register_parameter(name, torch.nn.Parameter(value, requires_grad=False))
+    else:
+        model.register_buffer(name, value)
+    made = model.graph.get_attr(name)
+    made.meta["val"] = value
+    return made
+
+
+def _is_parameter(held: object) -> bool:
+    return isinstance(held, torch.nn.Parameter)

@@ -1,0 +1,94 @@
+"""Runs a graph one operator at a time over a whole set of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import ObserverBase
+
+from .patterns import attribute, find_constants, value_of
+
+
+class OperatorRun:
+    """Computes each operator of `model` on all batches before the next one; observers are passed over.
+
+    Attributes:
+        values: Of each node that is still to be read, its results, one a batch.
+    """
+
+    def __init__(self, model: GraphModule, batches: Sequence[tuple[Any, ...]]) -> None:
+        self.model, self.count = model, len(batches)
+        placeholders = [node for node in model.graph.nodes if node.op == "placeholder"]
+        self.values: dict[Node, list[Any]] = {p: [batch[i] for batch in batches] for i, p in enumerate(placeholders)}
+
+    def __iter__(self) -> Iterator[Node]:
+        """Every called function, once it is computed; what it read is still there, and `values` may be changed."""
+        constants = find_constants(self.model.graph)
+        last_reader = {source: node for node in self.model.graph.nodes for source in node.all_input_nodes}
+        for node in self.model.graph.nodes:
+            if node.op == "output":
+                return
+            with torch.no_grad():
+                if node.op == "get_attr":
+                    self.values[node] = [attribute(self.model, str(node.target))] * self.count
+                elif node in constants:
+                    self.values[node] = [self._compute(node, 0)] * self.count
+                elif node.op != "placeholder":
+                    self.compute(node)
+            if node.op == "call_function":
+                yield node
+            for source in node.all_input_nodes:
+                if last_reader[source] is node:
+                    del self.values[source]
+
+    def compute(self, node: Node) -> None:
+        """Computes `node`, perhaps once more, from what it reads."""
+        self.values[node] = [self._compute(node, i) for i in range(self.count)]
+
+    def _compute(self, node: Node, i: int) -> Any:
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self.values[n][i])
+        if node.op == "call_module":
+            module = self.model.get_submodule(str(node.target))
+            return args[0] if isinstance(module, ObserverBase) else module(*args, **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def run_by_operator(
+    model: GraphModule, batches: Sequence[tuple[Any, ...]], visit: Callable[[Node, list[Any]], list[Any]]
+) -> None:
+    """Computes each operator of `model` on all batches before the next one.
+
+    `visit(node, outputs)` sees the results, one a batch, of every called function, and returns what later operators
+    shall read. A value is forgotten after its last reader.
+    """
+    run = OperatorRun(model, batches)
+    for node in run:
+        run.values[node] = visit(node, run.values[node])
+
+
+def largest_frontier(model: GraphModule) -> int:
+    """How many bytes of values an `OperatorRun` of `model` holds at most for one batch, constants aside."""
+    constants = find_constants(model.graph)
+    last_reader = {source: node for node in model.graph.nodes for source in node.all_input_nodes}
+    held: dict[Node, int] = {}
+    most = 0
+    for node in model.graph.nodes:
+        value = value_of(node)
+        if node not in constants and value is not None:
+            held[node] = value.numel() * value.element_size()
+        most = max(most, sum(held.values()))
+        for source in node.all_input_nodes:
+            if last_reader[source] is node:
+                held.pop(source, None)
+    return most
+
+
+def fitting(model: GraphModule, batches: Sequence[tuple[Any, ...]], limit: int) -> Sequence[tuple[Any, ...]]:
+    """As many of `batches`, spread evenly, as an `OperatorRun` of `model` holds within `limit` bytes; at least one."""
+    count = max(1, limit // max(1, largest_frontier(model)))
+    if count >= len(batches):
+        return batches
+    return [batches[i * len(batches) // count] for i in range(count)]

@@ -1,0 +1,120 @@
+"""A quality report as tables on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from .result import Node, Output, Quality
+
+MOST_NODES = 20
+
+
+def tables(quality: Quality, most: int | None = MOST_NODES) -> Group:
+    """For rich.print: the outputs, the nodes that add most error (all of them if `most` is None), and a summary."""
+    parts: list[Any] = [outputs_table(quality.outputs)]
+    if quality.nodes:
+        shown = ranked(quality.nodes)
+        left = 0 if most is None else max(0, len(shown) - most)
+        parts.append(nodes_table(shown[: len(shown) - left]))
+        if left:
+            parts.append(Text(f"and {left} nodes more that add less"))
+    return Group(*parts, Text(summary(quality)))
+
+
+def outputs_table(outputs: Sequence[Output]) -> Table:
+    """One row an output."""
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        title="outputs (PSNR and SQNR in dB)",
+        title_justify="left",
+    )
+    _columns(table, ("output", "shape"), ("PSNR", "SQNR", "cosine", "mean err", "max err", "score", "min", "top-1"))
+    for output in outputs:
+        e = output.error
+        table.add_row(
+            Text(output.name), _shape(output.shape), decibels(e.psnr), decibels(e.sqnr), f"{e.cosine:.4f}",
+            f"{e.mean_error:.2g}", f"{e.max_error:.2g}", f"{e.score:.2f}", f"{e.score_min:.2f}",
+            "" if output.top1 is None else f"{output.top1:.1%}",
+        )  # fmt: skip
+    return table
+
+
+def nodes_table(nodes: Sequence[Node]) -> Table:
+    """One row a node."""
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        title="nodes, by the error they add (SQNR in dB: low is bad)",
+        title_justify="left",
+    )
+    _columns(table, ("node", "operator", "module"), ("dtype", "scale", "zero", "added", "inherits", "error", "clipped"))
+    for node in nodes:
+        table.add_row(
+            Text(node.name), node.label, Text(node.module), node.dtype,
+            "" if node.scale is None else f"{node.scale:.3g}", "" if node.zero_point is None else str(node.zero_point),
+            "" if node.added is None else decibels(node.added.total.sqnr),
+            "" if node.inherited is None else decibels(node.inherited.sqnr),
+            "no twin" if node.error is None else decibels(node.error.sqnr),
+            "" if node.codes is None else f"{node.codes.saturation:.2%}",
+        )  # fmt: skip
+    return table
+
+
+def _mostly(node: Node) -> str:
+    """What the largest part of the added error comes from."""
+    if node.added is None:
+        return ""
+    parts = {"input": node.added.input, "weights": node.added.weights, "output": node.added.output}
+    return max(parts, key=lambda name: parts[name].mse)
+
+
+def ranked(nodes: Sequence[Node]) -> list[Node]:
+    """By added error, the largest first; last those of which it is not known."""
+    return sorted(nodes, key=lambda node: math.inf if node.added is None else node.added.total.sqnr)
+
+
+def summary(quality: Quality) -> str:
+    """What was measured, and where the networks part."""
+    where = quality.measured + (f" ({quality.platform})" if quality.platform else "")
+    lines = [f"{where} against float, {quality.samples} samples in {quality.batches} batches, {quality.seconds:.1f} s"]
+    if quality.debug_mode:
+        apart = quality.first_apart
+        named = f"first at {_named(quality.node(apart))}" if apart is not None else "nowhere"
+        lines.append(f"below {quality.threshold:g} dB: {named}")
+        worst = quality.worst(1)
+        lines += [f"adds most error: {_named(node)}, mostly by rounding its {_mostly(node)}" for node in worst]
+    if quality.first_different is not None:
+        node = quality.node(quality.first_different)
+        steps = f"{node.apart.different} elements, up to {node.apart.largest} steps" if node.apart else ""
+        lines.append(f"the accelerator's integers differ from the q/dq module's first at {_named(node)}: {steps}")
+    return "\n".join([*lines, *quality.notes])
+
+
+def decibels(value: float) -> str:
+    """ "equal" where nothing differs."""
+    return "equal" if math.isinf(value) else f"{value:.1f}"
+
+
+def _named(node: Node) -> str:
+    return f"{node.name} ({node.module})" if node.module else node.name
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _columns(table: Table, texts: Sequence[str], figures: Sequence[str]) -> None:
+    for name in texts:
+        table.add_column(name, overflow="fold", min_width=min(6, len(name) + 2))
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)

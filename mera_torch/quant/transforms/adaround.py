@@ -1,0 +1,318 @@
+"""Rounding of weights by what it does to each layer's output, rather than to the nearest integer.
+
+As in AdaRound (Nagel et al., arXiv 2004.10568) the squared error of each layer's output over the calibration data is
+minimized, layer by layer, between the float layer's output and that of the int8 layer with the int8 network's inputs
+(section 3.3, asymmetric reconstruction). For one output channel with weights s q, inputs x and outputs y it is a
+quadratic form in the integers q, so that it can be minimized as it stands, without relaxation or learning rate:
+coordinate descent moves one integer of every output channel at a time to where the error is least, given the others,
+until nothing moves. Each move lowers the error, hence the result is never worse than nearest rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.nn import functional as F
+
+from ..calibration.calibrate import ProgressOption, bar
+from ..graphs import operators as ops
+from ..graphs.int8 import IntegerParameter, integer_parameter, refresh
+from ..graphs.patterns import argument, constant_of
+from ..graphs.run import OperatorRun, fitting
+from ..graphs.weighted import WEIGHTED, channel_axis, from_blocks, groups_of, is_transposed, to_blocks
+from .correct_bias import match_means
+
+Inputs = tuple[Any, ...]
+aten: Any = torch.ops.aten
+
+SWEEPS = 20
+DAMPING = 4.0
+MEMORY_LIMIT = 1 << 30
+_BLOCK = 64
+_MULTIPLICATIONS = 2e10  # that the second moments of one layer may cost; beyond it a sample of positions is taken
+_TOLERANCE = 1e-4  # a sweep that lowers the error by less is the last one
+
+
+@dataclass(frozen=True)
+class RoundedLayer:
+    """What was done to one layer.
+
+    Attributes:
+        node: Its name in the graph.
+        nearest: Mean squared error of its output with weights rounded to nearest, relative to the output's variance.
+        rounded: The same with the weights it has now; never above `nearest`.
+        moved: How many of its weights changed.
+        weights: How many it has.
+    """
+
+    node: str
+    nearest: float
+    rounded: float
+    moved: int
+    weights: int
+
+
+def adaround(
+    module: GraphModule,
+    reference: GraphModule,
+    batches: Sequence[Inputs],
+    *,
+    sweeps: int = SWEEPS,
+    progress: ProgressOption = False,
+    seed: int = 0,
+) -> list[RoundedLayer]:
+    """Chooses the integers of every convolution's and linear's int8 weight anew, in place, and its int32 bias.
+
+    Layers are taken in the order of the graph, each with the inputs that the layers before it, already rounded anew,
+    give. Every integer stays within 1 of the nearest. Biases are derived anew so that the mean of each output channel
+    is the float one; a layer without bias keeps none. Scales stay as they are.
+
+    Args:
+        module: Converted (``convert_pt2e``) network.
+        reference: Its float twin; equal values have nodes of equal names in both.
+        batches: Tuples of the network's inputs. As many are used, spread evenly, as MEMORY_LIMIT bytes of activations
+            allow.
+        sweeps: How often every integer is looked at, at most.
+        progress: Show a progress bar on a terminal; or a function that is called with (stage, done, total) instead.
+        seed: Of the sample of positions of a large layer.
+
+    Returns:
+        One entry for each layer that was rounded anew.
+    """
+    batches = fitting(module, batches, MEMORY_LIMIT // 2)
+    twins = {node.name: node for node in reference.graph.nodes}
+    layers = {
+        node: weight
+        for node in module.graph.nodes
+        if node.op == "call_function"
+        and node.target in WEIGHTED
+        and node.name in twins
+        and _is_held(twins[node.name].args[1])
+        and (weight := integer_parameter(module, node.args[1])) is not None
+    }
+    float_run, int8_run = OperatorRun(reference, batches), OperatorRun(module, batches)
+    float_nodes = iter(float_run)
+    generator = torch.Generator().manual_seed(seed)
+    report: list[RoundedLayer] = []
+    with bar("rounding weights", len(layers), progress) as advance:
+        for node in int8_run if layers else ():
+            if node not in layers:
+                continue
+            while next(float_nodes) is not twins[node.name]:
+                pass
+            exact = constant_of(reference, twins[node.name].args[1])
+            targets = float_run.values[twins[node.name]]
+            report.append(_round_layer(node, layers[node], exact, int8_run, targets, sweeps, generator))
+            advance()
+            if len(report) == len(layers):
+                break
+    return report
+
+
+def _is_held(weight: object) -> bool:
+    """Whether the float weight is a parameter or buffer, not computed from one."""
+    return isinstance(weight, Node) and weight.op == "get_attr"
+
+
+def _round_layer(
+    node: Node,
+    weight: IntegerParameter,
+    float_weight: torch.Tensor,
+    run: OperatorRun,
+    targets: list[torch.Tensor],
+    sweeps: int,
+    generator: torch.Generator,
+) -> RoundedLayer:
+    bias = integer_parameter(run.model, node.args[2] if len(node.args) > 2 else None)
+    inputs = run.values[node.args[0]]  # type: ignore[index]
+    moments = _moments(
+        node, inputs, targets, list(weight.stored.shape[2:]), centred=bias is not None, generator=generator
+    )
+    nearest, scale, exact = (
+        to_blocks(node, values).flatten(2).double()
+        for values in (
+            weight.stored,
+            weight.shaped_scale.expand(weight.stored.shape),
+            float_weight / weight.shaped_scale,
+        )
+    )
+    chosen = _descend(nearest, exact.clamp(-weight.limit, weight.limit), scale, moments, sweeps)
+    before, after = (_error(integers * scale, moments) for integers in (nearest, chosen))
+    weight.store(from_blocks(node, chosen.view(to_blocks(node, weight.stored).shape), weight.stored.shape))
+    refresh(run, weight)
+    run.compute(node)
+    if bias is not None:
+        match_means(node, bias, run, targets)
+    return RoundedLayer(node.name, before, after, int((chosen != nearest).sum()), weight.stored.numel())
+
+
+# ---- the error of a layer as a quadratic form ----
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Of a layer with G groups, K inputs times taps and R outputs each: the mean squared error of its output with
+    weights w [G, R, K] is, summed over a group's outputs, sum(w H w') - 2 sum(w B') + constant; float64.
+
+    inputs: H [G, K, K]. outputs: B [G, R, K]. constant: the outputs' variance, [G, R].
+    """
+
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+    constant: torch.Tensor
+    count: int
+
+
+def _moments(
+    node: Node,
+    inputs: list[torch.Tensor],
+    targets: list[torch.Tensor],
+    taps: list[int],
+    *,
+    centred: bool,
+    generator: torch.Generator,
+) -> _Moments:
+    """taps: The weight's, of each dimension. centred: about the means, since the bias takes their difference."""
+    groups = groups_of(node)
+    h = b = sum_x = sum_y = sum_yy = torch.zeros((), dtype=torch.float64)
+    count = seen = 0
+    for x, y in zip(inputs, targets, strict=True):
+        columns = _columns(node, x, taps, y.shape)
+        wanted = y.movedim(channel_axis(node, y.dim()), 0).reshape(groups, -1, columns.shape[2])
+        seen += columns.shape[2]
+        columns, wanted = _sampled(columns, wanted, len(inputs), generator)
+        h = h + (columns @ columns.transpose(1, 2)).double()
+        b = b + (wanted @ columns.transpose(1, 2)).double()
+        sum_x, sum_y = sum_x + columns.double().sum(2), sum_y + wanted.double().sum(2)
+        sum_yy = sum_yy + wanted.double().square().sum(2)
+        count += columns.shape[2]
+    h, b, mean_x, mean_y, power = h / count, b / count, sum_x / count, sum_y / count, sum_yy / count
+    if centred:
+        h = h - mean_x[:, :, None] * mean_x[:, None, :]
+        b = b - mean_y[:, :, None] * mean_x[:, None, :]
+        power = power - mean_y**2
+    return _Moments(h, b, power, seen)
+
+
+def _columns(node: Node, x: torch.Tensor, taps: list[int], result: torch.Size) -> torch.Tensor:
+    """float32 [groups, inputs of a group * taps, positions]: what the weights of one output channel are multiplied
+    with, to give a result of that shape."""
+    groups = groups_of(node)
+    if node.target in ops.LINEAR:
+        return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
+    stride, padding, dilation = _geometry(node, len(taps))
+    if x.dim() == len(taps) + 1:  # without a batch
+        x, result = x.unsqueeze(0), torch.Size([1, *result])
+    if x.dim() == 3:  # a 1-d convolution is one over a height of 1
+        x, taps, stride, padding, dilation = x.unsqueeze(2), [1, *taps], [1, *stride], [0, *padding], [1, *dilation]
+    if is_transposed(node):
+        x = _spread(x, taps, stride, padding, dilation, list(result[2:]) if len(result) == 4 else [1, result[2]])
+        padding, stride = [0, 0], [1, 1]
+    if all(t == 1 for t in taps) and not any(padding):
+        columns = x[:, :, :: stride[0], :: stride[1]].flatten(2)
+    else:
+        columns = F.unfold(x, tuple(taps), tuple(dilation), tuple(padding), tuple(stride))
+    if is_transposed(node):  # a transposed convolution reads its taps backwards
+        columns = columns.view(len(x), x.shape[1], -1, columns.shape[2]).flip(2).flatten(1, 2)
+    by_group = columns.view(len(x), groups, -1, columns.shape[2])
+    return by_group.permute(1, 2, 0, 3).flatten(2)
+
+
+def _spread(
+    x: torch.Tensor, taps: list[int], stride: list[int], padding: list[int], dilation: list[int], result: list[int]
+) -> torch.Tensor:
+    """The input of a transposed convolution with zeros between and around, so that it becomes a plain one of stride 1
+    (Dumoulin and Visin, arXiv 1603.07285, section 4)."""
+    n, c, h, w = x.shape
+    spread = x.new_zeros(n, c, (h - 1) * stride[0] + 1, (w - 1) * stride[1] + 1)
+    spread[:, :, :: stride[0], :: stride[1]] = x
+    reach = [d * (t - 1) for d, t in zip(dilation, taps, strict=True)]
+    before = [r - p for r, p in zip(reach, padding, strict=True)]
+    after = [size + r - b - have for size, r, b, have in zip(result, reach, before, spread.shape[2:], strict=True)]
+    return F.pad(spread, (before[1], after[1], before[0], after[0]))
+
+
+def _geometry(node: Node, dims: int) -> tuple[list[int], list[int], list[int]]:
+    """Stride, padding, dilation of a convolution, each one number a dimension."""
+    last = 7 if node.target in ops.CONV_TRANSPOSED else 5
+    given = argument(node, 3, "stride", 1), argument(node, 4, "padding", 0), argument(node, last, "dilation", 1)
+    stride, padding, dilation = (_each(value, dims) for value in given)
+    return stride, padding, dilation
+
+
+def _each(value: Any, count: int) -> list[int]:
+    values = [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(value)]
+    return values * (count // len(values))
+
+
+def _sampled(
+    columns: torch.Tensor, wanted: torch.Tensor, batches: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A random part of the positions, where second moments of all would cost too much."""
+    groups, k, positions = columns.shape
+    affordable = max(_MULTIPLICATIONS / (groups * k * (k + wanted.shape[1])), 4.0 * k)
+    most = max(1, int(affordable / batches))
+    if positions <= most:
+        return columns, wanted
+    chosen = torch.randperm(positions, generator=generator)[:most]
+    return columns[:, :, chosen], wanted[:, :, chosen]
+
+
+def _error(weights: torch.Tensor, moments: _Moments) -> float:
+    """Relative to the outputs' variance."""
+    quadratic = ((weights @ moments.inputs) * weights).sum() - 2 * (weights * moments.outputs).sum()
+    constant = float(moments.constant.sum())
+    return max(float(quadratic) + constant, 0.0) / max(constant, 1e-30)
+
+
+# ---- coordinate descent ----
+
+
+def _descend(
+    nearest: torch.Tensor,
+    exact: torch.Tensor,
+    scale: torch.Tensor,
+    moments: _Moments,
+    sweeps: int,
+    damping: float = DAMPING,
+) -> torch.Tensor:
+    """The integers [G, R, K], float64, each `exact` rounded up or down, that coordinate descent from `nearest` ends
+    with.
+
+    The error is damped: moving a weight away from its float value costs, beside what calibration saw, what it would
+    with an input of the mean variance times `damping` times weights of an output channel over positions seen. So where
+    there are few positions for many weights, which could be fitted to anything, rounding stays near to nearest.
+    """
+    h, k = moments.inputs.clone(), nearest.shape[2]
+    diagonal = h.diagonal(dim1=1, dim2=2)
+    ridge = damping * k / moments.count * diagonal.mean(1, keepdim=True) + 1e-12
+    b = moments.outputs + (exact * scale) * ridge.unsqueeze(1)
+    diagonal += ridge
+    lowest, highest = torch.minimum(exact.floor(), nearest), torch.maximum(exact.ceil(), nearest)
+    integers = nearest.clone()
+    slope = (integers * scale) @ h - b  # half the gradient
+    for _ in range(sweeps):
+        gained = torch.zeros((), dtype=torch.float64)
+        for start in range(0, k, _BLOCK):
+            block = slice(start, min(start + _BLOCK, k))
+            here, inner = slope[:, :, block].clone(), h[:, block, block]
+            moves = torch.zeros_like(here)
+            for i in range(here.shape[2]):
+                j = start + i
+                s, curvature = scale[:, :, j], inner[:, i, i].unsqueeze(1)
+                wanted = integers[:, :, j] - here[:, :, i] / (curvature * s)
+                new = torch.minimum(torch.maximum(wanted.round(), lowest[:, :, j]), highest[:, :, j])
+                move = (new - integers[:, :, j]) * s
+                gained += (move * (2 * here[:, :, i] + move * curvature)).sum()
+                integers[:, :, j] = new
+                moves[:, :, i] = move
+                here += move.unsqueeze(2) * inner[:, i].unsqueeze(1)
+            slope += moves @ h[:, block]
+        error = -float(gained)
+        if error <= _TOLERANCE * max(float(((integers * scale) * (slope - b)).sum() + moments.constant.sum()), 1e-30):
+            break
+    return integers

@@ -63,6 +63,20 @@ def test_fused_with_trained_weights(zoo_artifact: Callable[[str], None]) -> None
     assert tutorial("fused", "--zoo").count("the bytes that it gives alone: True") == 2
 
 
+@pytest.mark.parametrize("steps", [80, pytest.param(240, marks=pytest.mark.slow)])
+def test_training_recovers_what_quantization_lost(steps: int, tmp_path: Path) -> None:
+    text = tutorial("qat", "--steps", str(steps), "--output", str(tmp_path))
+    _, ptq, lost, qat, recovered = map(float, re.findall(r"(-?[\d.]+) (?:%|points)", text))
+    assert lost >= 4 and recovered >= max(4, lost / 2) and qat - ptq == pytest.approx(recovered)
+    for name in ("ptq", "qat"):
+        assert mera.load(tmp_path / name).target == "InterpreterHw"
+
+
+def test_the_tutorial_of_training_says_what_it_does() -> None:
+    text = (FOLDER / "qat" / "README.md").read_text()
+    assert "tutorials/qat/qat.py" in text and "InterpreterHw" in text
+
+
 def test_each_has_a_readme() -> None:
     for name in ("resnet50", "efficientnet_lite", "fused"):
         text = (FOLDER / name / "README.md").read_text()

@@ -124,6 +124,8 @@ def _row(
         held = attribute(model, str(node.target))
         if not isinstance(held, torch.Tensor):
             raise UnsupportedError(f"constant {node.target} is a {type(held).__name__}: a .mera file holds tensors")
+        if not _is_path(str(node.target)):
+            raise UnsupportedError(f"constant {node.target!r} has a name that no .mera file may hold: rename it")
         row["tensor"] = keys.setdefault(id(held), f"{prefix}{node.target}")
         tensors.setdefault(row["tensor"], held)
     elif node.op not in ("placeholder", "output"):
@@ -247,13 +249,8 @@ class _Reader:
             raise ValueError(f"{path[:80]!r} is two tensors")
         owner = self._root
         *parents, leaf = path.split(".")
-        for part in (*parents, leaf):
-            if (
-                not (part.isdecimal() or _NAME.fullmatch(part))
-                or hasattr(torch.nn.Module, part)
-                or keyword.iskeyword(part)
-            ):
-                raise ValueError(f"{path[:80]!r} is no path of a tensor")
+        if not _is_path(path):
+            raise ValueError(f"{path[:80]!r} is no path of a tensor")
         for part in parents:
             if part not in owner._modules:
                 owner.add_module(part, torch.nn.Module())
@@ -298,6 +295,19 @@ class _Reader:
             raise CorruptFileError(f"{self._where}: {_first(error)}") from error
         info = fx.graph._PyTreeInfo(inputs, in_spec, out_spec)
         self._graph.set_codegen(fx.graph._PyTreeCodeGen(info))
+
+
+def _is_path(path: str) -> bool:
+    """Whether a tensor may lie at the dotted `path`: in the module's generated code a part of it is an attribute, or
+    where it is no identifier (``3x3``), a string in double quotes."""
+    return all(
+        0 < len(part) <= 500
+        and part.isprintable()
+        and not set('"\\').intersection(part)
+        and not hasattr(torch.nn.Module, part)
+        and not keyword.iskeyword(part)
+        for part in path.split(".")
+    )
 
 
 def _check_name(name: str) -> None:

@@ -268,6 +268,14 @@ def test_operands_that_vanish() -> None:
     assert found(Net(lambda a, b: a + b), data, "operand-ranges") == []
 
 
+def test_constants_that_vary_about_zero_are_healthy() -> None:
+    """Positional embeddings and learned factors always have a few elements near 0."""
+    constant = torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(0))
+    assert float((constant.abs() < constant.abs().max() / 255).float().mean()) > 0
+    for function in (lambda a, b: a + constant, lambda a, b: a * constant, lambda a, b: a + constant**5 / 999):
+        assert found(Net(function), images(), "operand-ranges") == []
+
+
 def test_clamps_far_from_the_data() -> None:
     data = images()
     assert "saturate" in only(Net(lambda a, b: F.hardtanh(a * 1e4, -0.01, 0.01)), data, "clamp-range").evidence

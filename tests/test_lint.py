@@ -140,6 +140,8 @@ def test_data_that_does_not_fit_is_an_error() -> None:
         lint_model(model, data[0], [data[0], data[1][:, :, :5]])
     with pytest.raises(ConfigError, match="did you mean"):
         lint_model(model, data[0], data, {"split_head": True})
+    with pytest.raises(CalibrationError, match="empty"):
+        lint_model(model, data[0], [])
 
 
 def test_data_is_read_once_as_a_stream() -> None:

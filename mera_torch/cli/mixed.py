@@ -123,8 +123,8 @@ def _data(
     """What to calibrate on, and what to measure on."""
     from ..quant.calibration.feed import Feed
 
-    def batches(path: Path, most: int) -> Iterable[Any]:
-        feed = Feed(path, model.info.inputs, preprocess=preprocess or None)
+    def batches(path: Path, most: int, what: str) -> Iterable[Any]:
+        feed = Feed(path, model.info.inputs, preprocess=preprocess or None, what=what)
         return list(islice(feed, most)) if most else feed
 
-    return batches(calibration, samples), batches(data or calibration, scored)
+    return batches(calibration, samples, "calibration"), batches(data or calibration, scored, "evaluation")

@@ -165,7 +165,8 @@ class Feed:
         try:
             return tuple(item[key] for key in keys)
         except (KeyError, IndexError, TypeError) as error:
-            raise CalibrationError(f"{self._what} item {index}: pick={pick!r} finds nothing in it: {error!r}") from error
+            where = f"{self._what} item {index}"
+            raise CalibrationError(f"{where}: pick={pick!r} finds nothing in it: {error!r}") from error
 
     def _fits(self, value: Any, info: TensorInfo) -> bool:
         """Whether what stands beside the inputs might be one."""

@@ -108,17 +108,18 @@ class MixedPrecision:
         for name in ("", "kept", unit, "cycles", "simulated", "estimated"):
             table.add_column(name, justify="right")
         table.add_column("", justify="left")
-        curve = self.curve
+        curve, notes = self.curve, [self.summary()]
         if self.after not in curve:  # fewer operators than a point that beats it
-            curve.append(self.after)
+            curve = sorted([*curve, self.after], key=lambda point: point.cycles.total)
+            notes.append("The network with a star has the fewest operators out of int8, not the fewest cycles.")
         bars = _bars([point.score for point in curve], self.criterion)
         for point, bar in zip(curve, bars, strict=True):
             cost = point.cycles
             star = "*" if point is self.after else ""
             cells = (star, str(len(point.kept)), f"{point.score:.2f}", f"{cost.total:,}", f"{cost.dna:,}")
             table.add_row(*map(Text, (*cells, f"{cost.estimated:,}", bar)))
-        kept = [Text(f"  {choice.name} ({choice.module})") for choice in self.kept]
-        return Group(table, Text(self.summary()), *kept)
+        kept = [f"  {choice.name} ({choice.module})" if choice.module else f"  {choice.name}" for choice in self.kept]
+        return Group(table, *map(Text, (*notes, *kept)))
 
     def plot(self, file: str | os.PathLike[str]) -> None:
         """Draws the curve into a picture (.png, .svg, .pdf) with matplotlib.
@@ -165,7 +166,7 @@ def frontier(points: Iterable[Point], criterion: Criterion) -> list[Point]:
     return found
 
 
-def _bars(scores: Sequence[float], criterion: Criterion, width: int = 24) -> list[str]:
+def _bars(scores: Sequence[float], criterion: Criterion, width: int = 18) -> list[str]:
     """A bar for each score, from the worst to the best."""
     finite_ones = [score for score in scores if math.isfinite(score)]
     low, high = (min(finite_ones), max(finite_ones)) if finite_ones else (0.0, 1.0)

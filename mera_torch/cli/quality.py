@@ -55,6 +55,7 @@ def quality(
     as_json: JsonOption = False,
 ) -> None:
     """Measure how well a quantized model follows its float model, per output and, if asked, per operator."""
+    from ..atomic import check_folder
     from ..errors import ConfigError
     from ..quant.calibration.feed import Feed
     from ..quant.quality.measure import measure
@@ -62,6 +63,8 @@ def quality(
 
     if every and not debug_nodes:
         raise ConfigError("--all shows all operators, which --debug-nodes measures: give both")
+    for path in filter(None, (html, output)):
+        check_folder(path)
     with working(as_json, f"quality of {model.name}") as tell:
         stored = _stored(model, reference)
         original, twin, module, info = (

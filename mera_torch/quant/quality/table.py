@@ -112,6 +112,9 @@ def summary(quality: Quality) -> str:
         lines.append(f"below {quality.threshold:g} dB: {named}")
         worst = quality.worst(1)
         lines += [f"adds most error: {_named(node)}, mostly by rounding its {_mostly(node)}" for node in worst]
+        if (node := quality.misread) is not None:
+            makers = ", ".join(_named(maker) for maker in quality.makers(node))
+            lines.append(f"suffers most from how its inputs are rounded: {_named(node)}, by {makers}")
     if quality.first_different is not None:
         node = quality.node(quality.first_different)
         steps = f"{node.apart.different} elements, up to {node.apart.largest} steps" if node.apart else ""

@@ -140,6 +140,8 @@ def test_data_that_does_not_fit_is_an_error() -> None:
         lint_model(model, data[0], [data[0], data[1][:, :, :5]])
     with pytest.raises(ConfigError, match="did you mean"):
         lint_model(model, data[0], data, {"split_head": True})
+    with pytest.raises(CalibrationError, match="empty"):
+        lint_model(model, data[0], [])
 
 
 def test_data_is_read_once_as_a_stream() -> None:
@@ -266,6 +268,14 @@ def test_operands_that_vanish() -> None:
     offsets = torch.cat([torch.full((4,), 1e-3), torch.full((4,), 500.0)]).view(1, 8, 1, 1)
     assert "50%" in only(Net(lambda a, b: a * offsets), data, "operand-ranges").evidence
     assert found(Net(lambda a, b: a + b), data, "operand-ranges") == []
+
+
+def test_constants_that_vary_about_zero_are_healthy() -> None:
+    """Positional embeddings and learned factors always have a few elements near 0."""
+    constant = torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(0))
+    assert float((constant.abs() < constant.abs().max() / 255).float().mean()) > 0
+    for function in (lambda a, b: a + constant, lambda a, b: a * constant, lambda a, b: a + constant**5 / 999):
+        assert found(Net(function), images(), "operand-ranges") == []
 
 
 def test_clamps_far_from_the_data() -> None:

@@ -182,7 +182,7 @@ def test_table_and_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     found.plot(tmp_path / "curve.svg")
     assert "<svg" in (tmp_path / "curve.svg").read_text()
-    with pytest.raises(MeraError, match="must end in"):
+    with pytest.raises(MeraError, match="are written as .png"):
         found.plot(tmp_path / "curve.doc")
 
 

@@ -328,7 +328,7 @@ def test_bad_data_is_told_by_quantize(net: nn.Module, images: Tensor) -> None:
     cases: list[tuple[Any, str]] = [
         ([], "calibration is empty"),
         ([torch.zeros(SHAPE)], "degenerate"),
-        ([images[:1], images[:1] * float("nan")], "batch 2: the input 'x' holds NaN"),
+        ([images[:1], images[:1] * float("nan")], "item 1: the input 'x' holds NaN"),
         ([images[:2]], "item 0, input 0: shape"),
     ]
     for data, message in cases:

@@ -185,7 +185,7 @@ class QuantizedModel(torch.nn.Module):
         """
         from .quality.measure import measure
 
-        batches = Feed(data, self.info.inputs, pick, preprocess)
+        batches = Feed(data, self.info.inputs, pick, preprocess, what="evaluation")
         return measure(
             self.original, self.reference, self.module, batches, debug_mode=debug_mode, target=target, **options
         )

@@ -228,11 +228,17 @@ def end_process(model: nn.Module, calibration: list[Tensor]) -> Any:
     os._exit(3)
 
 
-@pytest.mark.slow
-def test_a_tool_that_ends_its_process_fails_only_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "measure", end_process)
-    row = script.in_own_process("digit_cnn", "NNCF", rows.Effort(), 1)
-    assert row["failed"] == "the tool ended its process" and row["network"] == "digit_cnn"
+def test_rows_side_by_side_and_a_tool_that_ends_its_process(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "bad", Method("bad", "mera_torch", end_process))
+    results = script.Results(tmp_path / "quantization.json", {"cores": 2})
+    wanted = [(tiny, method) for method in ("bad", "torchao X86Inductor", "mera_torch")]
+    script.measure_all(wanted, rows.Effort(2, 3), results, threads=1, jobs=2)
+    found = {row["method"]: row for row in script.load(results.path)["rows"]}
+    assert found["bad"]["failed"] == "the tool ended its process, exit code 3"
+    assert found["mera_torch"]["inputs"] == found["torchao X86Inductor"]["inputs"] == 3
+    assert not list(tables.check(script.load(results.path)))
 
 
 def test_rows_replace_those_of_the_same_network_and_method() -> None:

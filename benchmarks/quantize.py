@@ -14,9 +14,9 @@ import argparse
 import json
 import multiprocessing
 import sys
+from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import ForkProcess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 

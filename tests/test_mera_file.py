@@ -12,6 +12,7 @@ import stat
 import struct
 import sys
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -243,6 +244,14 @@ def test_results_in_classes_keep_their_fields(tmp_path: Path) -> None:
         assert pytrees.equal(pytree.tree_structure(got), pytree.tree_structure(wanted))
         assert (got.x - wanted.x).abs().max() <= 0.1 and (scores.logits - wanted.y[0].logits).abs().max() <= 0.1
     assert loaded.measure_quantization_quality([x], progress=False).to_dict()["outputs"]
+
+
+def test_modules_may_have_names_that_are_no_identifiers(tmp_path: Path) -> None:
+    parts = {"3x3": nn.Conv2d(3, 4, 3), "relu-1": nn.ReLU(), "a/b: c": nn.Conv2d(4, 4, 1), "größe": nn.Conv2d(4, 2, 1)}
+    network, x = nn.Sequential(OrderedDict(parts)), torch.randn(1, 3, 8, 8)
+    quantized = ModelQuantizer(network, x.shape).calibrate([x], progress=False).quantize(progress=False)
+    quantized.save(tmp_path / "n.mera")
+    assert torch.equal(QuantizedModel.load(tmp_path / "n.mera")(x), quantized(x))
 
 
 def test_imported_models_keep_their_names(tmp_path: Path) -> None:

@@ -107,6 +107,16 @@ def constant_of(module: GraphModule, node: Any) -> torch.Tensor:
     return value.detach()
 
 
+def evaluate(module: GraphModule, node: Node) -> torch.Tensor:
+    """The tensor that a constant `node` (see :func:`find_constants`) of `module` computes, without gradient."""
+    if node.op == "get_attr":
+        return constant_of(module, node)
+    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda source: evaluate(module, source))
+    with torch.no_grad():
+        result: torch.Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+    return result
+
+
 def is_float32(node: Node) -> bool:
     value = value_of(node)
     return value is not None and value.dtype == torch.float32

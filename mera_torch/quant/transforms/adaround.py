@@ -68,8 +68,8 @@ def adaround(
     """Chooses the integers of every convolution's and linear's int8 weight anew, in place, and its int32 bias.
 
     Layers are taken in the order of the graph, each with the inputs that the layers before it, already rounded anew,
-    give. Every integer stays within 1 of the nearest. Biases are derived anew so that the mean of each output channel
-    is the float one; a layer without bias keeps none. Scales stay as they are.
+    give. Every integer stays within 1 of the nearest. Biases are corrected as ``correct_bias`` does; a layer without
+    bias keeps none. Scales stay as they are.
 
     Args:
         module: Converted (``convert_pt2e``) network.
@@ -107,6 +107,8 @@ def adaround(
             exact = constant_of(reference, twins[node.name].args[1])
             targets = float_run.values[twins[node.name]]
             report.append(_round_layer(node, layers[node], exact, int8_run, targets, sweeps, generator))
+            if (bias := _bias_of(module, node)) is not None:
+                match_means(node, bias, int8_run, reference, twins[node.name])
             advance()
             if len(report) == len(layers):
                 break
@@ -118,6 +120,10 @@ def _is_held(weight: object) -> bool:
     return isinstance(weight, Node) and weight.op == "get_attr"
 
 
+def _bias_of(module: GraphModule, node: Node) -> IntegerParameter | None:
+    return integer_parameter(module, node.args[2] if len(node.args) > 2 else None)
+
+
 def _round_layer(
     node: Node,
     weight: IntegerParameter,
@@ -127,11 +133,9 @@ def _round_layer(
     sweeps: int,
     generator: torch.Generator,
 ) -> RoundedLayer:
-    bias = integer_parameter(run.model, node.args[2] if len(node.args) > 2 else None)
+    centred = _bias_of(run.model, node) is not None
     inputs = run.values[node.args[0]]  # type: ignore[index]
-    moments = _moments(
-        node, inputs, targets, list(weight.stored.shape[2:]), centred=bias is not None, generator=generator
-    )
+    moments = _moments(node, inputs, targets, list(weight.stored.shape[2:]), centred=centred, generator=generator)
     nearest, scale, exact = (
         to_blocks(node, values).flatten(2).double()
         for values in (
@@ -145,8 +149,6 @@ def _round_layer(
     weight.store(from_blocks(node, chosen.view(to_blocks(node, weight.stored).shape), weight.stored.shape))
     refresh(run, weight)
     run.compute(node)
-    if bias is not None:
-        match_means(node, bias, run, targets)
     return RoundedLayer(node.name, before, after, int((chosen != nearest).sum()), weight.stored.numel())
 
 

@@ -14,7 +14,7 @@ from ..findings import Finding
 from ..graphs.canonicalize import products_to_linear
 from ..graphs.parameters import replace_parameter
 from ..graphs.patterns import KEPT_IN_FLOAT, argument, constant_of, value_of
-from .activation_statistics import run_batch
+from ..graphs.run import run_batch
 from .analysis import Analysis, analyze
 from .fake import fake_activation, fake_weight, sqnr_db
 from .joins import Join, find_joins, positions_of, read_by_joins

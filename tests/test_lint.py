@@ -193,6 +193,14 @@ def test_softmax_scale() -> None:
     assert "largest result" in finding.evidence
 
 
+def test_probabilities_near_zero_are_no_outliers() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Softmax(1), nn.Linear(8, 4))
+    with torch.no_grad():
+        model[0].bias[3] += 20
+    data = [torch.randn(1, 8, generator=torch.Generator().manual_seed(i)) for i in range(10)]
+    assert found(model.eval(), data, "outlier-channels") == []
+
+
 def test_outlier_channels() -> None:
     data = images()
     model = Net(lambda a, b: F.relu(a), scaled("first", 300, [2]))

@@ -95,7 +95,9 @@ def plot_errors(quality: Quality, file: str | os.PathLike[str]) -> Path:
         axes.plot(place, inherited, color=_INHERITED, linestyle=":", label="inherited", **line)
         axes.plot(place, total, color=_TOTAL, label="total", **line)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(_matplotlib().ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(lambda value, _: round_percent(value))
+        axes.yaxis.set_minor_formatter(_matplotlib().ticker.NullFormatter())
         axes.set_ylabel("error, RMS relative to the value")
         axes.set_xlim(-0.8, len(nodes) - 0.2)
         axes.grid(axis="y", color="#e2dfd8", linewidth=0.8)
@@ -169,6 +171,7 @@ def _matplotlib() -> Any:
     try:
         import matplotlib.figure
         import matplotlib.style
+        import matplotlib.ticker
     except ImportError as error:
         raise MeraError('plots need matplotlib: pip install "mera_torch[plots]"') from error
     return matplotlib

@@ -154,7 +154,7 @@ def _verdicts(quality: Quality, place: Mapping[str, int]) -> list[dict[str, Any]
     say("Most error is added by", [node.name for node in quality.worst(_NAMED)])
     if (node := quality.misread) is not None:
         say("Suffers most from how its inputs are rounded", [node.name])
-        say("which is done by", [maker.name for maker in quality.makers(node)])
+        say("These inputs come from", [maker.name for maker in quality.makers(node)])
     if quality.first_apart:
         ratio = plain(quality.threshold)
         say(f"Float and integer networks first part ways (SQNR below {ratio} dB) at", [quality.first_apart])

@@ -16,11 +16,11 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from mera_torch.converters import load_model
 from mera_torch.quant.graphs.patterns import attribute
-from mera_torch.quant.graphs.run import run_by_operator
+from mera_torch.quant.graphs.run import OperatorRun
 
 NAMES = (
     "bvlc_alexnet",
@@ -92,14 +92,11 @@ def drop_softmax(model: ModelProto) -> None:
 
 def set_statistics(module: GraphModule, inputs: list[Tensor]) -> None:
     """Running mean and variance of every batch normalization: those of its own input over `inputs`."""
-
-    def visit(node: Node, outputs: list[Any]) -> list[Any]:
+    run = OperatorRun(module, [(x,) for x in inputs])
+    for node in run:
         for reader in node.users:
             if "batch_norm" in str(reader.target):
-                seen = torch.cat(outputs)
+                seen = torch.cat(run.values[node])
                 mean, variance = (attribute(module, str(source.target)) for source in reader.args[3:5])
                 mean.copy_(seen.mean((0, 2, 3)))
                 variance.copy_(seen.var((0, 2, 3)))
-        return outputs
-
-    run_by_operator(module, [(x,) for x in inputs], visit)

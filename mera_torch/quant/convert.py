@@ -13,9 +13,9 @@ from .calibration.observers import BIAS_LIMIT
 from .graphs import operators as ops
 from .graphs.canonicalize import batch_norm_to_depthwise, remove_dropout
 from .graphs.patterns import constant_of
+from .quantizer import INT32_MAX
 
 _qd: Any = torch.ops.quantized_decomposed
-_INT32_MAX = 2**31 - 1
 
 
 def convert(prepared: GraphModule) -> GraphModule:
@@ -66,7 +66,7 @@ def _quantize_biases(model: GraphModule) -> None:
             values, weight_scale = constant_of(model, bias), cast(Any, weight.args[1])
             per_channel = isinstance(weight_scale, Node)
             scale = constant_of(model, weight_scale) if per_channel else torch.full_like(values, weight_scale)
-            _replace(model, node, 2, values, _input_scale(node) * scale, _INT32_MAX, torch.int32)
+            _replace(model, node, 2, values, _input_scale(node) * scale, INT32_MAX, torch.int32)
 
 
 def _with_int8_input(model: GraphModule) -> list[Node]:

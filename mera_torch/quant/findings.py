@@ -100,3 +100,8 @@ def table(findings: Sequence[Finding]) -> Table:
             right.append(f"\n{'mended' if f.fixed else 'remedy'}{f.remedy and f': {f.remedy}'}", "italic dim")
         made.add_row(left, right)
     return made
+
+
+def some(names: Sequence[str]) -> str:
+    """The first four of `names`, and how many more there are."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

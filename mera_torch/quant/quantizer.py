@@ -36,7 +36,7 @@ from .graphs.domains import Domains, drop_idle, fixed_domains, sharing_domains
 from .graphs.patterns import QuantizedOp, attribute, describe, find_constants, find_quantized_ops, is_float32
 from .rules import Dtype, Resolver, Settings
 
-_INT32_MAX = 2**31 - 1
+INT32_MAX = 2**31 - 1
 
 
 class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hints
@@ -182,7 +182,7 @@ def _bias_spec(settings: Settings, places: tuple[EdgeOrNode, EdgeOrNode]) -> Der
     per_channel = settings.per_channel_weights
     scheme = torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric
     axis = 0 if per_channel else None
-    return DerivedQuantizationSpec(list(places), bias_qparams, torch.int32, -_INT32_MAX, _INT32_MAX, scheme, axis)
+    return DerivedQuantizationSpec(list(places), bias_qparams, torch.int32, -INT32_MAX, INT32_MAX, scheme, axis)
 
 
 def _other_dtypes(model: GraphModule, resolver: Resolver) -> dict[str, Dtype]:

@@ -11,7 +11,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from . import operators as ops
-from .patterns import argument, constant_of, find_constants, is_float32, value_of
+from .patterns import argument, constant_of, find_constants, is_float32, new_call, pair, provenance, value_of
 from .recognize import recognize
 
 aten: Any = torch.ops.aten
@@ -98,7 +98,7 @@ def split_to_slices(model: GraphModule) -> None:
             i = int(pick.args[1]) % len(parts)
             pick.target = aten.select.int if unbind else aten.slice.Tensor
             pick.args = (x, dim, begins[i]) if unbind else (x, dim, begins[i], begins[i + 1])
-            _copy_source(node, pick)
+            pick.meta = {**provenance(node), **pick.meta}
         model.graph.erase_node(node)
 
 
@@ -111,7 +111,7 @@ def explicit_padding(model: GraphModule) -> None:
         shape = value_of(weight)
         if not isinstance(x, Node) or shape is None or shape.dim() != 4:
             continue
-        dilation = _pair(argument(node, 5, "dilation", 1))
+        dilation = pair(argument(node, 5, "dilation", 1))
         total = [d * (int(k) - 1) for d, k in zip(dilation, shape.shape[2:], strict=True)]
         if argument(node, 4, "padding", "valid") == "valid":
             total = [0, 0]
@@ -119,11 +119,11 @@ def explicit_padding(model: GraphModule) -> None:
         if any(t % 2 for t in total):
             with model.graph.inserting_before(node):
                 pads = [before[1], total[1] - before[1], before[0], total[0] - before[0]]
-                x = _call(model, node, aten.constant_pad_nd.default, (x, pads, 0.0))
+                x = new_call(model, node, aten.constant_pad_nd.default, x, pads, 0.0)
             before = [0, 0]
         bias, stride, groups = (
             argument(node, 2, "bias"),
-            _pair(argument(node, 3, "stride", 1)),
+            list(pair(argument(node, 3, "stride", 1))),
             argument(node, 6, "groups", 1),
         )
         node.target, node.args, node.kwargs = (
@@ -231,24 +231,6 @@ def _constant(model: GraphModule, name: str, value: torch.Tensor) -> Node:
     node = model.graph.get_attr(name)
     node.meta["val"] = value
     return node
-
-
-def _call(model: GraphModule, source: Node, target: Any, args: tuple[Any, ...]) -> Node:
-    """A new call before the insertion point, with the value and origin that reports need."""
-    node = model.graph.call_function(target, args)
-    node.meta["val"] = target(*(value_of(a) if isinstance(a, Node) else a for a in args))
-    _copy_source(source, node)
-    return node
-
-
-def _copy_source(source: Node, node: Node) -> None:
-    for key in ("nn_module_stack", "stack_trace", "source_fn_stack"):
-        if key in source.meta:
-            node.meta.setdefault(key, source.meta[key])
-
-
-def _pair(value: Any) -> list[int]:
-    return [int(v) for v in value] * (2 // len(value)) if isinstance(value, (list, tuple)) else [int(value)] * 2
 
 
 def restore_convolutions(model: GraphModule) -> None:

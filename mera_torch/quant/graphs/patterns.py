@@ -128,6 +128,27 @@ def module_path(node: Node) -> str:
     return str(list(stack.values())[-1][0]) if stack else ""
 
 
+def provenance(node: Node) -> dict[str, Any]:
+    """Where `node` comes from, as the meta of a node that is made from it says it."""
+    return {key: node.meta[key] for key in ("nn_module_stack", "stack_trace", "source_fn_stack") if key in node.meta}
+
+
+def new_call(model: GraphModule, source: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
+    """A call at the insertion point, with its value and the provenance of `source`."""
+    node = model.graph.call_function(target, args, kwargs)
+    value = target(*(value_of(arg) if isinstance(arg, Node) else arg for arg in args), **kwargs)
+    node.meta = {**provenance(source), "val": value}
+    return node
+
+
+def pair(value: Any) -> tuple[Any, Any]:
+    """(vertical, horizontal) of a stride, padding or the like, which may be one number, a list of one or two, or
+    empty: 0."""
+    if isinstance(value, (list, tuple)):
+        return (value[0], value[-1]) if value else (0, 0)
+    return (value, value)
+
+
 def describe(node: Node) -> str:
     """`node` as a message names it: ``'conv2d' (layer1.0.conv1)``."""
     path = module_path(node)
@@ -244,8 +265,8 @@ def _pool(node: Node) -> QuantizedOp | None:
             return None
         whole = (
             averages
-            and tuple(_pair(node.args[1])) == tuple(value.shape[2:])
-            and not any(_pair(argument(node, 3, "padding", 0)))
+            and tuple(pair(node.args[1])) == tuple(value.shape[2:])
+            and not any(pair(argument(node, 3, "padding", 0)))
         )
         return QuantizedOp((node,), (x,), shares=not whole)
     return None
@@ -276,9 +297,3 @@ def _one_way_broadcast(a: torch.Size, b: torch.Size) -> bool:
         return False
     joined = tuple(torch.broadcast_shapes(a, b))  # type: ignore[no-untyped-call]
     return joined in (tuple(a), tuple(b))
-
-
-def _pair(value: object) -> tuple[object, object]:
-    if isinstance(value, (list, tuple)):
-        return (value[0], value[-1]) if value else (0, 0)
-    return (value, value)

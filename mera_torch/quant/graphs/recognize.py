@@ -16,7 +16,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from . import operators as ops
-from .patterns import argument, attribute, is_float32, value_of
+from .patterns import argument, attribute, is_float32, new_call, pair, value_of
 
 aten: Any = torch.ops.aten
 
@@ -117,7 +117,7 @@ def _pad_behind_permute(model: GraphModule, node: Node) -> bool:
     while len(moved) > 2 and moved[-2:] == [0, 0]:
         moved = moved[:-2]
     with model.graph.inserting_before(node):
-        permuted = _call(model, node, aten.permute.default, pad.args[0], dims)
+        permuted = new_call(model, node, aten.permute.default, pad.args[0], dims)
     return _becomes(model, node, aten.constant_pad_nd.default, permuted, moved, _fill(pad))
 
 
@@ -132,7 +132,7 @@ def _pad_of_convolution(model: GraphModule, node: Node) -> bool:
 def _pad_of_max_pool(model: GraphModule, node: Node) -> bool:
     if node.target is not aten.max_pool2d.default:
         return False
-    (h, w), own = _pair(node.args[1]), _pair(argument(node, 3, "padding", 0))
+    (h, w), own = pair(node.args[1]), pair(argument(node, 3, "padding", 0))
     pads = _own_padding(node)
     if pads is None or pads[0] + own[0] > h // 2 or pads[1] + own[1] > w // 2:
         return False
@@ -146,7 +146,7 @@ def _absorb_pad(node: Node, index: int, fits: Callable[[float], bool]) -> bool:
         return False
     defaults: list[Any] = [None, None, None, [1, 1], [0, 0]] if index == 4 else [None, None, [], [0, 0]]
     args = [*node.args, *defaults[len(node.args) :]]
-    own = _pair(args[index])
+    own = pair(args[index])
     args[0], args[index] = pad.args[0], [own[0] + pads[0], own[1] + pads[1]]
     node.args = tuple(args)
     return True
@@ -189,7 +189,7 @@ def _contiguous(model: GraphModule, node: Node) -> bool:
         return False
     users = list(node.users)
     with model.graph.inserting_after(node):
-        copy = _call(model, node, aten.clone.default, node, memory_format=torch.contiguous_format)
+        copy = new_call(model, node, aten.clone.default, node, memory_format=torch.contiguous_format)
     for user in users:
         user.replace_input_with(node, copy)
     return True
@@ -249,17 +249,6 @@ def _becomes(model: GraphModule, node: Node, target: Any, *args: Any) -> bool:
         return False  # a broadcast constant
     node.target, node.args, node.kwargs = target, args, {}
     return True
-
-
-def _call(model: GraphModule, source: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
-    node = model.graph.call_function(target, args, kwargs)
-    node.meta = {key: source.meta[key] for key in ("nn_module_stack", "stack_trace") if key in source.meta}
-    node.meta["val"] = target(*(value_of(a) if isinstance(a, Node) else a for a in args), **kwargs)
-    return node
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (int(value[0]), int(value[-1])) if isinstance(value, (list, tuple)) else (int(value), int(value))
 
 
 RULES: tuple[Callable[[GraphModule, Node], bool], ...] = (

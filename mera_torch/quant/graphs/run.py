@@ -1,12 +1,13 @@
-"""Runs a graph one operator at a time over a whole set of inputs."""
+"""Runs a graph operator by operator, on one batch or on all batches at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
 from torchao.quantization.pt2e import ObserverBase
 
 from .patterns import attribute, find_constants, value_of
@@ -56,17 +57,30 @@ class OperatorRun:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def run_by_operator(
-    model: GraphModule, batches: Sequence[tuple[Any, ...]], visit: Callable[[Node, list[Any]], list[Any]]
-) -> None:
-    """Computes each operator of `model` on all batches before the next one.
+def run_batch(model: GraphModule, inputs: Iterable[Any], visit: Callable[[Node, Any], object]) -> None:
+    """Computes `model` on one batch, each value forgotten after its last reader; `visit` sees every node's value.
 
-    `visit(node, outputs)` sees the results, one a batch, of every called function, and returns what later operators
-    shall read. A value is forgotten after its last reader.
+    Constants are visited as well. `inputs` are the model's positional inputs.
     """
-    run = OperatorRun(model, batches)
-    for node in run:
-        run.values[node] = visit(node, run.values[node])
+    leaves = iter(pytree.tree_leaves(tuple(inputs)))
+    last_reader = {source: node for node in model.graph.nodes for source in node.all_input_nodes}
+    values: dict[Node, Any] = {}
+    with torch.no_grad():
+        for node in model.graph.nodes:
+            if node.op == "output":
+                return
+            if node.op == "placeholder":
+                values[node] = next(leaves)
+            elif node.op == "get_attr":
+                values[node] = attribute(model, str(node.target))
+            else:
+                args, kwargs = torch.fx.map_arg((node.args, node.kwargs), values.__getitem__)
+                function: Any = model.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+                values[node] = function(*args, **kwargs)
+            visit(node, values[node])
+            for source in node.all_input_nodes:
+                if last_reader[source] is node:
+                    del values[source]
 
 
 def largest_frontier(model: GraphModule) -> int:

@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from mera_torch.ops.common import op_name
 
-from ..findings import Finding
+from ..findings import Finding, some
 from ..graphs import operators as ops
 from ..transforms.analysis import Analysis
 
@@ -65,7 +65,8 @@ def float_islands(context: Context) -> Iterator[Finding]:
         by_operator.setdefault(op_name(node.target), []).append(node)
     for name, nodes in by_operator.items():
         short = name.split(".")[1] if name.count(".") else name
-        said = f"{len(nodes)} x {name} in float between int8 operators ({_some(nodes)}); {regions} regions"
+        which = some([node.name for node in nodes])
+        said = f"{len(nodes)} x {name} in float between int8 operators ({which}); {regions} regions"
         fewer = _regions(analysis, frozenset(nodes))
         if fewer < regions:
             said += f", {fewer} without them"
@@ -109,10 +110,6 @@ def _regions(analysis: Analysis, also: frozenset[Node]) -> int:
         if inside:
             used.add(phases[node])
     return len(used)
-
-
-def _some(nodes: list[Node]) -> str:
-    return ", ".join(node.name for node in nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
 
 
 HOST_RULES = (nan_prone, float_islands)

@@ -18,7 +18,7 @@ from mera_torch.errors import InternalError
 from ..config import QuantConfig
 from ..graphs import operators as ops
 from ..graphs.domains import drop_idle, sharing_domains
-from ..graphs.patterns import QuantizedOp, attribute, find_constants, find_quantized_ops, module_path
+from ..graphs.patterns import QuantizedOp, attribute, find_constants, find_quantized_ops, module_path, provenance
 from ..pipeline import Quantization
 from ..rules import Resolver, Rule, operator_classes
 from ..transforms.bf16 import to_bf16
@@ -230,7 +230,7 @@ class _Builder:
                 name = f"{source.name}_int8"
                 q = self._graph.create_node("call_function", QUANTIZE, (value, *chain[end - 1]), {}, name)
                 new = self._graph.create_node("call_function", DEQUANTIZE, (q, *chain[end - 1]), {}, f"{name}_real")
-                q.meta = {key: held for key, held in source.meta.items() if key in ("nn_module_stack", "stack_trace")}
+                q.meta = provenance(source)
                 new.meta = {**q.meta, "val": source.meta.get("val")}
                 self._made[key] = new
             value = self._made[key]

@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 
 from ..graphs import operators as ops
 from ..graphs.parameters import new_parameter, own_parameter, replace_parameter
-from ..graphs.patterns import KEPT_IN_FLOAT, constant_of, find_constants, value_of
+from ..graphs.patterns import KEPT_IN_FLOAT, constant_of, find_constants, provenance, value_of
 
 aten: Any = torch.ops.aten
 
@@ -184,8 +184,9 @@ def _insert(model: GraphModule, change: Inserted, factors: torch.Tensor) -> None
         constant = new_parameter(model, f"{node.name}_smoothing", factors.to(dtype))
     with model.graph.inserting_after(constant):
         product = model.graph.call_function(aten.mul.Tensor, (node, constant))
-    product.meta = {**{k: node.meta[k] for k in ("nn_module_stack", "stack_trace", "val") if k in node.meta}}
-    product.meta[KEPT_IN_FLOAT] = "beside the float operator whose result it smooths"
+    product.meta = {
+        **provenance(node), "val": result, KEPT_IN_FLOAT: "beside the float operator whose result it smooths",
+    }  # fmt: skip
     for reader in change.readers:
         reader.replace_input_with(node, product)
 

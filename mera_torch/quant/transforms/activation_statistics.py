@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from ..calibration.observers import affine
+from ..calibration.statistics import Statistics
 from ..graphs import operators as ops
-from ..graphs.patterns import attribute, value_of
+from ..graphs.patterns import value_of
+from ..graphs.run import run_batch
 
-BINS = 2048  # on each side of zero
 _SAMPLE = 1 << 14  # elements of one tensor that go into its histogram; extremes and counts are of all
 
 
@@ -38,10 +38,9 @@ class ActivationStatistics:
         self.count = self.bad = 0
         self.channel_low: torch.Tensor | None = None
         self.channel_high: torch.Tensor | None = None
-        self.total = self.squares = 0.0  # of the histogram's sample
-        self._width = 0.0
+        self._sample = Statistics(bins=1024)
+        self._sum = self._squares = 0.0  # of the sample
         self._zeros = 0
-        self._counts = np.zeros(2 * BINS)
 
     @property
     def magnitude(self) -> float:
@@ -67,7 +66,7 @@ class ActivationStatistics:
             low, high = (float(v) for v in torch.aminmax(x))
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._observe_channels(x)
-        self._observe_sample(x, max(-low, high))
+        self._observe_sample(x.reshape(-1))
 
     def _observe_channels(self, x: torch.Tensor) -> None:
         if self.channel_dim is None:
@@ -80,62 +79,49 @@ class ActivationStatistics:
             torch.minimum(self.channel_low, low, out=self.channel_low)
             torch.maximum(self.channel_high, high, out=self.channel_high)
 
-    def _observe_sample(self, x: torch.Tensor, largest: float) -> None:
-        flat = x.reshape(-1)
+    def _observe_sample(self, flat: torch.Tensor) -> None:
         # An odd stride does not fall in step with the even row lengths of images.
         flat = flat[:: (flat.numel() // _SAMPLE) | 1] if flat.numel() > _SAMPLE else flat
         self.nearest_zero = min(self.nearest_zero, float(flat.abs().min()))
         self._zeros += int((flat == 0).sum())
         double = flat.double()
-        self.total += float(double.sum())
-        self.squares += float(double.square().sum())
-        if largest == 0.0:
-            self._counts[BINS] += flat.numel()
-            return
-        if self._width == 0.0:
-            self._width = largest / BINS
-        while largest > self._width * BINS:
-            merged = self._counts.reshape(-1, 2).sum(1)
-            self._counts[:] = 0.0
-            self._counts[BINS // 2 : BINS // 2 + BINS] = merged
-            self._width *= 2
-        reach = self._width * BINS
-        self._counts += torch.histc(flat.float(), 2 * BINS, -reach, reach).numpy()
+        self._sum += float(double.sum())
+        self._squares += float(double.square().sum())
+        self._sample.update(flat)
 
     # ---- what follows from it ----
 
     @property
     def variance(self) -> float:
         """Of the sample, which is evenly drawn."""
-        n = float(self._counts.sum())
-        return max(self.squares / n - (self.total / n) ** 2, 0.0) if n else 0.0
+        n = self._sample.elements
+        return max(self._squares / n - (self._sum / n) ** 2, 0.0) if n else 0.0
 
     def share(self, low: float, high: float) -> float:
         """Which part of the values lies in [low, high], 0 to 1, to within a bin."""
-        centres = (np.arange(2 * BINS) - BINS + 0.5) * self._width
-        n = self._counts.sum()
-        return float(self._counts[(centres >= low) & (centres <= high)].sum() / n) if n else 0.0
+        values, counts = self._filled()
+        n = self._sample.elements
+        return float(counts[(values >= low) & (values <= high)].sum() / n) if n else 0.0
 
     @property
     def vanishing(self) -> float:
         """Which part of the values other than 0 is below half a step of int8 over their own range, 0 to 1."""
-        n = float(self._counts.sum()) - self._zeros
+        n = self._sample.elements - self._zeros
         half = self.span / 255 / 2
-        return max(self.share(-half, half) * float(self._counts.sum()) - self._zeros, 0.0) / n if n > 0 else 0.0
+        return max(self.share(-half, half) * self._sample.elements - self._zeros, 0.0) / n if n > 0 else 0.0
 
     def quantile_of_magnitude(self, share: float) -> float:
         """The magnitude that the given share of the values stays below, to within a bin."""
-        folded = self._counts[BINS:] + self._counts[:BINS][::-1]
-        if not folded.sum():
+        if not self._sample.elements:
             return 0.0
-        cumulated = np.cumsum(folded) / folded.sum()
-        return float((np.searchsorted(cumulated, share) + 1) * self._width)
+        side, counts = self._sample.side, self._sample.counts
+        cumulated = np.cumsum(counts[side:] + counts[:side][::-1]) / self._sample.elements
+        return float((np.searchsorted(cumulated, share) + 1) * self._sample.width)
 
     def noise(self, low: float, high: float) -> float:
         """The mean squared error that the int8 grid over [low, high] gives these values; the range must hold 0."""
-        used = self._counts.nonzero()[0]
-        x, counts = (used - BINS + 0.5) * self._width, self._counts[used]
-        if not len(used):
+        x, counts = self._filled()
+        if not len(x):
             return 0.0
         scale, zero = affine(low, high)
         levels = np.clip(np.rint(x / scale + zero), -128, 127)
@@ -148,6 +134,11 @@ class ActivationStatistics:
         if noise == 0.0 or variance == 0.0:
             return math.inf
         return 10.0 * math.log10(variance / noise)
+
+    def _filled(self) -> tuple[np.ndarray, np.ndarray]:
+        """The middles of the bins in use, and what is in them."""
+        used = self._sample.counts.nonzero()[0]
+        return (used - self._sample.side + 0.5) * self._sample.width, self._sample.counts[used]
 
     @property
     def own_sqnr(self) -> float:
@@ -163,32 +154,6 @@ def channel_dim(node: Node) -> int | None:
         return None
     one_dimensional = node.target in ops.CONV_1D or node.target is ops.aten.conv_transpose1d.default
     return 1 if value.dim() == 4 or one_dimensional else value.dim() - 1
-
-
-def run_batch(model: GraphModule, inputs: Iterable[Any], visit: Callable[[Node, Any], object]) -> None:
-    """Computes `model` on one batch, each value forgotten after its last reader; `visit` sees every node's value.
-
-    Constants are visited as well. `inputs` are the model's positional inputs.
-    """
-    leaves = iter(pytree.tree_leaves(tuple(inputs)))
-    last_reader = {source: node for node in model.graph.nodes for source in node.all_input_nodes}
-    values: dict[Node, Any] = {}
-    with torch.no_grad():
-        for node in model.graph.nodes:
-            if node.op == "output":
-                return
-            if node.op == "placeholder":
-                values[node] = next(leaves)
-            elif node.op == "get_attr":
-                values[node] = attribute(model, str(node.target))
-            else:
-                args, kwargs = torch.fx.map_arg((node.args, node.kwargs), values.__getitem__)
-                function: Any = model.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-                values[node] = function(*args, **kwargs)
-            visit(node, values[node])
-            for source in node.all_input_nodes:
-                if last_reader[source] is node:
-                    del values[source]
 
 
 def measure(

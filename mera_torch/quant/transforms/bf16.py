@@ -23,7 +23,7 @@ from mera_torch.ops.bf16 import is_bf16_cast
 
 from ..config import QuantConfig
 from ..graphs import operators as ops
-from ..graphs.patterns import find_constants, is_float32, value_of
+from ..graphs.patterns import find_constants, is_float32, provenance, value_of
 from ..rules import Resolver
 
 CAST = ops.aten.to.dtype
@@ -120,7 +120,6 @@ def _cast(module: GraphModule, value: Node, origin: Node, dtype: torch.dtype) ->
     node = module.graph.create_node(
         "call_function", CAST, (value, dtype), {}, f"{origin.name.removesuffix('_bf16')}_{suffix}"
     )
-    node.meta = {key: held for key, held in origin.meta.items() if key in ("nn_module_stack", "stack_trace")}
     held: Any = value_of(_unquantized(value))
-    node.meta["val"] = held.to(dtype)
+    node.meta = {**provenance(origin), "val": held.to(dtype)}
     return node

@@ -10,11 +10,11 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ..config import QuantConfig
-from ..findings import Finding
+from ..findings import Finding, some
 from ..graphs.canonicalize import products_to_linear
 from ..graphs.parameters import replace_parameter
-from ..graphs.patterns import KEPT_IN_FLOAT, argument, constant_of, value_of
-from .activation_statistics import run_batch
+from ..graphs.patterns import KEPT_IN_FLOAT, argument, constant_of, provenance, value_of
+from ..graphs.run import run_batch
 from .analysis import Analysis, analyze
 from .fake import fake_activation, fake_weight, sqnr_db
 from .joins import Join, find_joins, positions_of, read_by_joins
@@ -50,7 +50,7 @@ class Decision:
     def cure(self) -> str:
         """What is done, in words."""
         if self.join.tail is not None:
-            return f"{_some([n.name for n in self.join.tail])} in float, each part dequantized with its own scale"
+            return f"{some([n.name for n in self.join.tail])} in float, each part dequantized with its own scale"
         said = []
         if self.factors:
             shown = ", ".join(f"{factor:.3g}" for factor in self.factors)
@@ -59,7 +59,7 @@ class Decision:
                 f"{self.before_db:.1f} -> {self.after_db:.1f} dB at their output"
             )
         if self.join.read_elsewhere:
-            names = _some([value.name for value in self.join.read_elsewhere])
+            names = some([value.name for value in self.join.read_elsewhere])
             said.append(f"{names} requantized for the join alone, since others read it")
         return "; ".join(said)
 
@@ -199,10 +199,5 @@ def _multiplied(model: GraphModule, join: Node, source: Node, factor: float) -> 
     """source * factor: an operator of its own scale, a table on the DNA."""
     with model.graph.inserting_before(join):
         node = model.graph.call_function(aten.mul.Scalar, (source, factor))
-    node.meta = {key: join.meta[key] for key in ("nn_module_stack", "stack_trace", "val") if key in join.meta}
-    node.meta["val"] = value_of(source)
+    node.meta = {**provenance(join), "val": value_of(source)}
     return node
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

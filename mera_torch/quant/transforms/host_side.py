@@ -18,8 +18,8 @@ from ..config import QuantConfig
 from ..findings import Finding
 from ..graphs import operators as ops
 from ..graphs.patterns import KEPT_IN_FLOAT, find_constants
+from ..graphs.run import run_batch
 from . import absorb
-from .activation_statistics import run_batch
 from .analysis import as_quantized
 from .fake import fake_activation, sqnr_db
 

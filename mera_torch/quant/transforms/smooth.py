@@ -23,8 +23,8 @@ from ..graphs import operators as ops
 from ..graphs.canonicalize import products_to_linear, remove_dropout
 from ..graphs.parameters import own_parameter, replace_parameter
 from ..graphs.patterns import constant_of, value_of
+from ..graphs.run import run_batch
 from . import absorb
-from .activation_statistics import run_batch
 from .analysis import as_quantized
 from .fake import fake_activation, fake_weight, sqnr_db
 from .host_side import free_sums, spread_outputs

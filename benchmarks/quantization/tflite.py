@@ -99,7 +99,7 @@ def twin(model: nn.Module, example: Tensor) -> Any:
 
     height, width = example.shape[2:]
     signature_of_x = tf.TensorSpec([1, height, width, example.shape[1]], tf.float32)
-    return tf.function(function).get_concrete_function(signature_of_x)
+    return tf.function(function, autograph=False).get_concrete_function(signature_of_x)
 
 
 def _first(x: Any) -> Any:

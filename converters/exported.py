@@ -39,7 +39,8 @@ def save_pt2(model: torch.nn.Module, inputs: tuple[Any, ...], path: str | os.Pat
         stack = node.meta.get("nn_module_stack")
         if stack:
             node.meta["nn_module_stack"] = {_plain(key): (_plain(name), kind) for key, (name, kind) in stack.items()}
-    torch.export.save(program, path)
+    with open(path, "wb") as file:  # of a path, torch warns unless it ends in .pt2
+        torch.export.save(program, file)
 
 
 def _plain(name: str) -> str:

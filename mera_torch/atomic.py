@@ -119,6 +119,12 @@ def sweep(folder: str | os.PathLike[str]) -> None:
         _clean(Path(os.path.realpath(folder), name[1 : name.rindex(MARK)]))
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Raises StorageError if there is no folder to write `path` into: ask before long work."""
+    if not Path(os.path.realpath(path)).parent.is_dir():
+        raise storage_error(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+
+
 def storage_error(path: str | os.PathLike[str], error: OSError, doing: str = "written") -> StorageError:
     """The sentence for an OSError: what, why, and what to do."""
     remedy = _REMEDIES.get(error.errno or 0, "")

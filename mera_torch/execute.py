@@ -77,13 +77,14 @@ def _in_torch(path: str | os.PathLike[str], target: str, options: Mapping[str, A
     import torch
     from torch.utils import _pytree as pytree
 
+    from . import pytrees
     from .backend.host import decode
     from .project import load
 
     deployment = load(path)
     runner = deployment.get_runner(target, **options)
     rows = deployment.manifest["inputs"]
-    structure = pytree.treespec_loads(deployment.manifest["in_spec"])
+    structure = pytrees.loads(deployment.manifest["in_spec"])
 
     def run(arrays: Sequence[Array]) -> list[Array]:
         left = iter(arrays)

@@ -23,9 +23,8 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from torch.utils import _pytree as pytree
 
-from . import golden
+from . import golden, pytrees
 from .atomic import atomic_folder
 from .backend.capture import Captured
 from .backend.host import HostGraph, decode, steps_from_json, steps_to_json
@@ -72,8 +71,8 @@ class Deployment:
         self.regions = regions
         self._graph = graph
         self._inputs = [input_spec(row) for row in manifest["inputs"]]
-        self._in_spec = pytree.treespec_loads(manifest["in_spec"])
-        self._out_spec = pytree.treespec_loads(manifest["out_spec"])
+        self._in_spec = pytrees.loads(manifest["in_spec"])
+        self._out_spec = pytrees.loads(manifest["out_spec"])
 
     @property
     def lower_bound_cycles(self) -> int:
@@ -130,8 +129,8 @@ class Deployment:
             "source": _source(built.captured),
             "inputs": input_rows(built),
             "outputs": output_rows(built),
-            "in_spec": pytree.treespec_dumps(built.captured.in_spec),
-            "out_spec": pytree.treespec_dumps(built.captured.out_spec),
+            "in_spec": pytrees.dumps(built.captured.in_spec),
+            "out_spec": pytrees.dumps(built.captured.out_spec),
             "host": steps_to_json(built.graph),
             "regions": [region.describe() for region in built.regions],
             "build_config": _plain(config.values),

@@ -234,7 +234,10 @@ def _load(path: Path) -> Any:
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise StorageError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     except (OSError, ValueError, EOFError) as error:
-        raise CorruptFileError(f"{str(path)!r} is no .npy or .npz file: {str(error).splitlines()[0]}") from error
+        said = str(error).splitlines()[0] if str(error) else "it is empty"
+        if "pickle" in said:  # numpy takes what it does not know for a pickle, and advises to load it as one
+            said = "it begins like neither, or holds objects"
+        raise CorruptFileError(f"{str(path)!r} is no .npy or .npz file of numbers: {said}") from error
 
 
 def read_inputs(paths: Sequence[Path], specs: Sequence[Spec], how: Preprocess | None = None) -> list[Array]:

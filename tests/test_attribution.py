@@ -75,6 +75,27 @@ def test_the_operator_with_coarse_weights_is_named() -> None:
     assert all(n.added.total.sqnr > 30 for n in found.nodes if n.name != "conv2d_1")  # type: ignore[union-attr]
 
 
+def test_the_operator_with_an_outlier_channel_is_named() -> None:
+    """Beside the outlier its noise looks small; in what its reader makes of it, through a max pool, it does not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU()
+    ).eval()
+    data = batches(4)
+    assert measured(quantized(model, data), data, debug_mode=True).misread is None
+    with torch.no_grad():
+        model[2].weight[5] *= 500
+        model[2].bias[5] *= 500
+        model[5].weight[:, 5] /= 500
+    found = measured(quantized(model, data), data, debug_mode=True)
+    maker, reader = found.node("conv2d_1"), found.misread
+    assert reader is not None and reader.name == "conv2d_2" and reader.inputs == ("max_pool2d",)
+    assert found.makers(reader) == (maker,) and shown(found).count("by conv2d_1 (2)") == 1
+    assert maker.added is not None and reader.received is not None
+    assert maker.added.total.sqnr > 35 > 15 > reader.received.sqnr
+    assert Quality.from_dict(found.to_dict()) == found
+
+
 def test_error_is_what_is_added_and_what_is_inherited() -> None:
     """Against the definitions, computed by hand for one operator: conv2d_1 of the chain."""
     q, data = chain()

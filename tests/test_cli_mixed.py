@@ -44,3 +44,9 @@ def test_mixed(folder: Path, tmp_path: Path, mera: Mera) -> None:  # noqa: F811
     assert "Trade-off" in mera("mixed", *given, "--budget-cycles", 10**6, "--candidate", "bad").out
     refused = mera("mixed", *given)
     assert refused.code != 0 and "needs a goal" in refused.err
+
+
+def test_mixed_refuses_files_that_it_could_not_write_before_the_search(folder: Path, mera: Mera) -> None:  # noqa: F811
+    given = ("mixed", folder / "float.pt2", "--calibration", "nowhere", "--accuracy", 35)
+    assert "not 'curve.jpg'" in mera(*given, "--plot", "curve.jpg").err
+    assert "its folder must exist" in mera(*given, "--output", folder / "none" / "mixed.toml").err

@@ -140,6 +140,8 @@ def test_data_that_does_not_fit_is_an_error() -> None:
         lint_model(model, data[0], [data[0], data[1][:, :, :5]])
     with pytest.raises(ConfigError, match="did you mean"):
         lint_model(model, data[0], data, {"split_head": True})
+    with pytest.raises(CalibrationError, match="empty"):
+        lint_model(model, data[0], [])
 
 
 def test_data_is_read_once_as_a_stream() -> None:
@@ -189,6 +191,14 @@ def test_softmax_scale() -> None:
     flat = Net(lambda a, b: F.softmax(a.flatten(1), 1).view(a.shape) * 1.0)
     finding = only(flat, data, "softmax-scale")
     assert "largest result" in finding.evidence
+
+
+def test_probabilities_near_zero_are_no_outliers() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Softmax(1), nn.Linear(8, 4))
+    with torch.no_grad():
+        model[0].bias[3] += 20
+    data = [torch.randn(1, 8, generator=torch.Generator().manual_seed(i)) for i in range(10)]
+    assert found(model.eval(), data, "outlier-channels") == []
 
 
 def test_outlier_channels() -> None:
@@ -266,6 +276,14 @@ def test_operands_that_vanish() -> None:
     offsets = torch.cat([torch.full((4,), 1e-3), torch.full((4,), 500.0)]).view(1, 8, 1, 1)
     assert "50%" in only(Net(lambda a, b: a * offsets), data, "operand-ranges").evidence
     assert found(Net(lambda a, b: a + b), data, "operand-ranges") == []
+
+
+def test_constants_that_vary_about_zero_are_healthy() -> None:
+    """Positional embeddings and learned factors always have a few elements near 0."""
+    constant = torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(0))
+    assert float((constant.abs() < constant.abs().max() / 255).float().mean()) > 0
+    for function in (lambda a, b: a + constant, lambda a, b: a * constant, lambda a, b: a + constant**5 / 999):
+        assert found(Net(function), images(), "operand-ranges") == []
 
 
 def test_clamps_far_from_the_data() -> None:

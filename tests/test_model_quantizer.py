@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -328,7 +329,7 @@ def test_bad_data_is_told_by_quantize(net: nn.Module, images: Tensor) -> None:
     cases: list[tuple[Any, str]] = [
         ([], "calibration is empty"),
         ([torch.zeros(SHAPE)], "degenerate"),
-        ([images[:1], images[:1] * float("nan")], "batch 2: the input 'x' holds NaN"),
+        ([images[:1], images[:1] * float("nan")], "item 1: the input 'x' holds NaN"),
         ([images[:2]], "item 0, input 0: shape"),
     ]
     for data, message in cases:
@@ -525,7 +526,7 @@ def test_damaged_checkpoints_are_told(net: nn.Module, images: Tensor, tmp_path: 
     ModelQuantizer(net, SHAPE, config=QUICK).calibrate(images[:3], False, path)
     good = path.read_bytes()
     rng = np.random.default_rng(0)
-    for data in (b"", b"junk", good[:100], good[:-9], *(_altered(good, rng) for _ in range(20))):
+    for data in (b"", b"junk", good[:100], good[:-9], *(_altered(good, rng) for _ in range(8))):
         path.write_bytes(data)
         with pytest.raises((CorruptFileError, CalibrationError)):
             ModelQuantizer(net, SHAPE, config=QUICK).calibrate(images, False, path)
@@ -539,6 +540,24 @@ def _altered(data: bytes, rng: np.random.Generator) -> bytes:
 # ---- memory ----
 
 
+def test_no_more_batches_are_held_of_more_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors as large as an input that are there while the data is read: a few, however many were read."""
+    size, held = 1 << 16, []
+    monkeypatch.setattr(calibration_data, "FIRST_BYTES", 4 * 8 * size)  # 4 batches
+
+    def data() -> Iterator[Tensor]:
+        for index in range(12):
+            if index % 11 == 0:
+                held.append(sum(type(x) is Tensor and x.numel() == 2 * size for x in gc.get_objects()))
+            yield torch.full((1, 2, 256, 256), float(index + 1))
+
+    net = nn.Sequential(nn.Conv2d(2, 2, 1, stride=16), nn.ReLU()).eval()
+    quantizer = ModelQuantizer(net, (1, 2, 256, 256), config=QUICK).calibrate(data(), progress=False)
+    assert quantizer.calibration["batches"] == 12
+    assert max(held) - held[0] <= 4 + 3, held  # the first batches, and those on their way
+
+
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     """40 more batches of 8 MiB through a small network: the peak is that of 6."""
     script = """

@@ -302,6 +302,17 @@ def shown(quality: Quality, most: int | None = None) -> str:
     return text.getvalue()
 
 
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_of_nodes_fits_the_terminal(width: int) -> None:
+    q, data = small("residual")
+    found = measured(q, data, debug_mode=True)
+    text = io.StringIO()
+    Console(width=width, file=text).print(tables(found, None))
+    shown = text.getvalue()
+    assert all(f" {node.name} " in shown for node in found.nodes if node.op == "conv2d") and "project.0" in shown
+    assert (" scale " in shown) is (width == 160) and max(map(len, shown.splitlines())) <= width
+
+
 def test_tables_and_questions() -> None:
     q, data = chain()
     found = measured(q, data, debug_mode=True)
@@ -516,7 +527,12 @@ def test_command_tells_what_is_wrong(files: Path) -> None:
         (InvalidModelError, "is not quantized", [wanted, "--reference", wanted, "--data", data]),
         (InvalidModelError, "--reference is the float model", [whole, "--reference", whole, "--data", data]),
         (StorageError, "does not exist", [whole, "--reference", wanted, "--data", str(files / "none")]),
+        (InvalidModelError, "does not exist", [str(files / "none.mera"), "--data", data]),
+        (InvalidModelError, "does not exist", [str(files / "none.pt2"), "--data", data]),
+        (CorruptFileError, "no .mera file", [str(files / "junk.mera"), "--data", data]),
+        (ConfigError, "--all shows", [whole, "--reference", wanted, "--data", data, "--all"]),
     ]
+    (files / "junk.mera").write_bytes(b"junk")
     for error, message, arguments in cases:
         result = run(*arguments)
         assert isinstance(result.exception, error) and message in str(result.exception), result.exception

@@ -401,7 +401,7 @@ def test_bad_input_is_told() -> None:
         (CalibrationError, "dtype torch.float64", model, x, [x.double()]),
         (CalibrationError, "2 inputs, but the model takes 1", model, x, [(x, x)]),
         (CalibrationError, "must be a torch.Tensor, got list", model, x, [[[1.0]]]),
-        (CalibrationError, "batch 2: the input 'input(_1)?' holds NaN", model, x, [x, x * float("nan")]),
+        (CalibrationError, "item 1: the input 'input(_1)?' holds NaN", model, x, [x, x * float("nan")]),
         (UnsupportedError, "call model.float", copy.deepcopy(model).half(), x.half(), [x.half()]),
         (UnsupportedError, "no operator", nn.Softmax(1), x, [x]),
         (InvalidModelError, "cannot capture", model, torch.randn(1, 5, 8, 8), [x]),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from .. import pytrees
 from ..errors import InvalidModelError
 from ..platform import Platform
 from .capture import InputSpec
@@ -113,7 +114,7 @@ class Runner(torch.nn.Module):
 
     def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         flat, spec = pytree.tree_flatten((args, kwargs))
-        if spec != self._in_spec or len(flat) != len(self._inputs):
+        if not pytrees.equal(spec, self._in_spec) or len(flat) != len(self._inputs):
             wanted = ", ".join(_describe(s) for s in self._inputs)
             raise InvalidModelError(
                 f"the model takes {len(self._inputs)} inputs ({wanted}), got {len(flat)} or another structure"

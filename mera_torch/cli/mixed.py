@@ -96,9 +96,14 @@ def mixed(
     as_json: JsonOption = False,
 ) -> None:
     """Find the fewest operators that must leave int8 for an accuracy or within a budget of cycles."""
-    from ..atomic import atomic_file
+    from ..atomic import atomic_file, check_folder
     from ..quant.mixed.search import search
+    from ..quant.quality.plots import picture_kind
 
+    for path in filter(None, (output, plot)):
+        check_folder(path)
+    if plot is not None:
+        picture_kind(plot)
     with working(as_json, f"mixed precision of {model.name}") as tell:
         found = imported(model, input)
         calibrated, shown = _data(found, calibration, data, preprocess, samples, scored)
@@ -108,13 +113,13 @@ def mixed(
             progress=tell or False,
         )  # fmt: skip
         if output is not None:
-            with atomic_file(output) as path:
-                path.write_text(result.config.to_toml(), encoding="utf-8")
+            with atomic_file(output) as written:
+                written.write_text(result.config.to_toml(), encoding="utf-8")
         if plot is not None:
             result.plot(plot)
     files = {key: None if path is None else str(path) for key, path in (("output", output), ("plot", plot))}
-    written = [f"{path}: written" for path in files.values() if path]
-    emit(as_json, {"model": str(model), **result.to_dict(), **files}, result, *written)
+    said = [f"{path}: written" for path in files.values() if path]
+    emit(as_json, {"model": str(model), **result.to_dict(), **files}, result, *said)
 
 
 def _data(
@@ -123,8 +128,8 @@ def _data(
     """What to calibrate on, and what to measure on."""
     from ..quant.calibration.feed import Feed
 
-    def batches(path: Path, most: int) -> Iterable[Any]:
-        feed = Feed(path, model.info.inputs, preprocess=preprocess or None)
+    def batches(path: Path, most: int, what: str) -> Iterable[Any]:
+        feed = Feed(path, model.info.inputs, preprocess=preprocess or None, what=what)
         return list(islice(feed, most)) if most else feed
 
-    return batches(calibration, samples), batches(data or calibration, scored)
+    return batches(calibration, samples, "calibration"), batches(data or calibration, scored, "evaluation")

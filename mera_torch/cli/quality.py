@@ -55,10 +55,16 @@ def quality(
     as_json: JsonOption = False,
 ) -> None:
     """Measure how well a quantized model follows its float model, per output and, if asked, per operator."""
+    from ..atomic import check_folder
+    from ..errors import ConfigError
     from ..quant.calibration.feed import Feed
     from ..quant.quality.measure import measure
     from ..quant.quality.table import tables
 
+    if every and not debug_nodes:
+        raise ConfigError("--all shows all operators, which --debug-nodes measures: give both")
+    for path in filter(None, (html, output)):
+        check_folder(path)
     with working(as_json, f"quality of {model.name}") as tell:
         stored = _stored(model, reference)
         original, twin, module, info = (
@@ -66,7 +72,7 @@ def quality(
             if stored
             else _networks(model, reference, input, debug_nodes)
         )
-        batches = Feed(data, info.inputs, preprocess=preprocess or None)
+        batches = Feed(data, info.inputs, preprocess=preprocess or None, what="evaluation")
         given = islice(batches, samples) if samples else batches
         found = measure(
             original, twin, module, given, debug_mode=debug_nodes, target=target, platform=platform,
@@ -84,7 +90,7 @@ def _stored(path: Path, reference: Path | None) -> QuantizedModel | None:
     from ..errors import ConfigError
     from ..quant.quantized_model import QuantizedModel
 
-    if not _is_mera(path):
+    if path.exists() and path.suffix != ".mera" and not _is_mera(path):
         return None
     if reference is not None:
         raise ConfigError(f"{str(path)!r} holds its own float network: leave out --reference")

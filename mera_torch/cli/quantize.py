@@ -69,6 +69,7 @@ def quantize(
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a float model to int8, calibrated on typical inputs."""
+    from ..atomic import check_folder
     from ..quant import ModelQuantizer
     from ..quant.findings import table
     from ..samples import Samples
@@ -80,6 +81,7 @@ def quantize(
         "correct_bias": correct_bias, "exclude": tuple(exclude) if exclude else None,
     }  # fmt: skip
     options = _configuration(config, preset, {**_settings(settings or []), **_without_none(given)})
+    check_folder(output)
     with working(as_json, f"quantize {model.name}") as tell:
         found = imported(model, input)
         data = Samples(calibration, _specs(found), read_spec(preprocess or []), samples)

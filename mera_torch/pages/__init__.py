@@ -1,7 +1,7 @@
 """HTML pages that need nothing else: one file each, style and script inside, no address of another host.
 
 A page is a Jinja template of this folder; what it shows is escaped wherever it stands, so that names which a model
-brings are text and nothing more. `base.css` is the style that all pages share.
+brings are text and nothing more. All pages share `base.html` and the style `base.css`.
 """
 
 from __future__ import annotations

@@ -119,7 +119,8 @@ class QuantizedModel(torch.nn.Module):
                 :meth:`measure_quantization_quality` and :meth:`report` after loading.
 
         Raises:
-            UnsupportedError: the network has operators of another library, or results in a class of the user's own.
+            UnsupportedError: the network has operators of another library, or results in a class
+                that mera_torch.pytrees does not know.
             StorageError: the file cannot be written.
         """
         graphs = {"module": self.module}
@@ -184,7 +185,7 @@ class QuantizedModel(torch.nn.Module):
         """
         from .quality.measure import measure
 
-        batches = Feed(data, self.info.inputs, pick, preprocess)
+        batches = Feed(data, self.info.inputs, pick, preprocess, what="evaluation")
         return measure(
             self.original, self.reference, self.module, batches, debug_mode=debug_mode, target=target, **options
         )

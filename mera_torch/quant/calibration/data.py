@@ -23,7 +23,7 @@ Inputs = tuple[Any, ...]
 FIRST_BATCHES = 128
 FIRST_BYTES = 128 << 20
 """So many batches, and bytes of inputs, do transforms and corrections get: they hold activations of all at once."""
-_EMPTY = "calibration is empty: give at least one input (8 to 64 typical ones usually suffice)"
+EMPTY = "calibration is empty: give at least one input (8 to 64 typical ones usually suffice)"
 
 
 def as_inputs(inputs: Any) -> Inputs:
@@ -95,7 +95,7 @@ def checked(items: Iterable[Any], examples: Inputs, names: Sequence[str]) -> Ite
         for j, (got, wanted) in enumerate(zip(inputs, examples, strict=True)):
             _check_input(f"calibration item {i}, input {j}", got, wanted)
             if isinstance(wanted, torch.Tensor):
-                check_finite(f"calibration batch {i + 1}: the input {names[j]!r}", got)
+                check_finite(f"calibration item {i}: the input {names[j]!r}", got)
         yield tuple(x.contiguous() if isinstance(x, torch.Tensor) else x for x in inputs)
 
 
@@ -164,7 +164,7 @@ class Seen:
     def check(self) -> None:
         """Raises CalibrationError if there was no batch, or nothing but zeros."""
         if not self.batches:
-            raise CalibrationError(_EMPTY)
+            raise CalibrationError(EMPTY)
         if self.ranges and all(extremes == (0.0, 0.0) for extremes in self.ranges.values()):
             raise CalibrationError(
                 f"calibration data is degenerate: every element of all {self.batches} batches is zero, which tells no "

@@ -30,6 +30,7 @@ class Feed:
         pick: How the inputs are found in an item; see :meth:`ModelQuantizer.calibrate`.
         preprocess: How images become inputs: a :class:`mera_torch.samples.Preprocess`, a preset's name, or a list of
             what ``--preprocess`` takes. For paths alone.
+        what: How messages call the data.
 
     An item may be a whole batch, a batch of another size (batches are divided and joined; samples that do not fill the
     last one are left out: `left_over`), or one sample without the batch dimension. Floating-point arrays of any width,
@@ -46,8 +47,10 @@ class Feed:
         infos: Sequence[TensorInfo],
         pick: Pick = None,
         preprocess: Preprocess | str | Sequence[str] | None = None,
+        *,
+        what: str = "calibration",
     ) -> None:
-        self.infos, self.left_over = list(infos), 0
+        self.infos, self.left_over, self._what = list(infos), 0, what
         self._pick = pick
         self._size = _batch_size(infos)
         if isinstance(data, str | os.PathLike):
@@ -99,12 +102,12 @@ class Feed:
                 return [data]  # all samples as one array
             if len(self.infos) != 1 or shape[1:] != self.infos[0].shape:
                 raise CalibrationError(
-                    f"calibration data is one array of shape {list(shape)}; it must hold samples of {self._wanted()}, "
+                    f"{self._what} data is one array of shape {list(shape)}; it must hold samples of {self._wanted()}, "
                     "or be a list of inputs"
                 )
         if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
             raise CalibrationError(
-                "calibration data must be a list, generator, DataLoader, array or path of inputs, got "
+                f"{self._what} data must be a list, generator, DataLoader, array or path of inputs, got "
                 f"{type(data).__name__}"
             )
         return data
@@ -124,7 +127,7 @@ class Feed:
             if not self._size or len(shape) != len(info.shape) or shape[1:] != info.shape[1:]:
                 raise self._wrong(index, info, f"shape {list(shape)}, but the model takes {list(info.shape)}")
         if len({shape[0] for shape in shapes}) != 1:
-            raise CalibrationError(f"calibration item {index}: its inputs are batches of unlike sizes: {shapes}")
+            raise CalibrationError(f"{self._what} item {index}: its inputs are batches of unlike sizes: {shapes}")
         return tensors, False
 
     def _picked(self, index: int, item: Any) -> list[Any]:
@@ -136,7 +139,7 @@ class Feed:
             missing = [name for name in names if name not in item]
             if missing:
                 raise CalibrationError(
-                    f"calibration item {index} is a dict without input {missing[0]!r}: "
+                    f"{self._what} item {index} is a dict without input {missing[0]!r}: "
                     f"{nearest(missing[0], map(str, item))}; name its inputs, such as pick={list(map(str, item))[:1]}"
                 )
             return [item[name] for name in names]
@@ -144,12 +147,12 @@ class Feed:
             item = (item,)
         if len(item) < len(self.infos):
             raise CalibrationError(
-                f"calibration item {index}: {len(item)} inputs, but the model takes {self._wanted()}"
+                f"{self._what} item {index}: {len(item)} inputs, but the model takes {self._wanted()}"
             )
         for extra in item[len(self.infos) :]:
             if any(self._fits(extra, info) for info in self.infos):
                 raise CalibrationError(
-                    f"calibration item {index}: {len(item)} inputs, but the model takes {self._wanted()}; pick= says "
+                    f"{self._what} item {index}: {len(item)} inputs, but the model takes {self._wanted()}; pick= says "
                     "which of them are meant"
                 )
         return list(item[: len(self.infos)])
@@ -162,7 +165,8 @@ class Feed:
         try:
             return tuple(item[key] for key in keys)
         except (KeyError, IndexError, TypeError) as error:
-            raise CalibrationError(f"calibration item {index}: pick={pick!r} finds nothing in it: {error!r}") from error
+            where = f"{self._what} item {index}"
+            raise CalibrationError(f"{where}: pick={pick!r} finds nothing in it: {error!r}") from error
 
     def _fits(self, value: Any, info: TensorInfo) -> bool:
         """Whether what stands beside the inputs might be one."""
@@ -187,11 +191,11 @@ class Feed:
                 wanted = f"but the model takes {_plain(info.dtype)}{hint}"
                 raise self._wrong(index, info, f"dtype {_plain(tensor.dtype)}, {wanted}")
             tensor = tensor.to(info.dtype)
-        check_finite(f"calibration item {index}: the input {info.name!r}", tensor)
+        check_finite(f"{self._what} item {index}: the input {info.name!r}", tensor)
         return tensor
 
     def _wrong(self, index: int, info: TensorInfo, what: str) -> CalibrationError:
-        return CalibrationError(f"calibration item {index}, input {info.name!r}: {what}")
+        return CalibrationError(f"{self._what} item {index}, input {info.name!r}: {what}")
 
     def _wanted(self) -> str:
         rows = [f"{info.name!r} {_plain(info.dtype)}{list(info.shape)}" for info in self.infos]

@@ -1,7 +1,6 @@
 """A graph of aten and quantized_decomposed calls as JSON and tensors, and back: reading it runs no code of the file.
 
-{"in_spec", "out_spec": pytrees of the arguments (args, kwargs) and the result: null for a leaf, else
-                       {"type": "tuple" | "list" | "dict", "keys": [...] of a dict, "items": [...]};
+{"in_spec", "out_spec": pytrees of the arguments (args, kwargs) and the result: see mera_torch.pytrees;
  "nodes": [{"name", "op": "placeholder" | "get_attr" | "call_function" | "output", "target", "args", "kwargs",
             "value": {"dtype", "shape"}, {"constant": ...} of an input that is no tensor, null of several results,
             "tensor": of a get_attr, its key among the tensors,
@@ -15,19 +14,18 @@ from __future__ import annotations
 import keyword
 import math
 import re
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils import _pytree as pytree
 
 from mera_torch.backend.host import Ref, decode, encode, find_target, names, refs, target_name
 from mera_torch.errors import CorruptFileError, UnsupportedError
+from mera_torch.pytrees import dumps, loads
 
 from ..graphs.patterns import attribute
 
@@ -36,10 +34,7 @@ LARGEST_VALUE = 2**33
 MOST_PARTS = 2**16
 """Largest dimension of what an operator with a list of results may read."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,499}")
-_SEQUENCES: dict[type, str] = {
-    tuple: "tuple", list: "list", immutable_list: "list", torch.Size: "tuple",
-}  # fmt: skip
-_MAPPINGS = (dict, OrderedDict, immutable_dict)
+_PART = re.compile(r"[\w /:@+,;=~-]{1,500}")  # neither quotes nor parentheses
 
 
 class _Node(BaseModel):
@@ -59,8 +54,8 @@ class _Node(BaseModel):
 class _Graph(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    in_spec: Any
-    out_spec: Any
+    in_spec: str
+    out_spec: str
     nodes: list[_Node]
 
 
@@ -72,16 +67,18 @@ def graph_to_json(model: fx.GraphModule, prefix: str, tensors: dict[str, torch.T
     is held.
 
     Raises UnsupportedError for what has no such form: an operator of another library, arguments or results in a class
-    of the user's own.
+    that mera_torch.pytrees does not know.
     """
     codegen: Any = model.graph._codegen
-    if not isinstance(codegen, fx.graph._PyTreeCodeGen) or codegen.pytree_info.out_spec is None:
-        raise UnsupportedError("a .mera file holds networks of torch.export alone: this graph does not say its results")
+    info = codegen.pytree_info if isinstance(codegen, fx.graph._PyTreeCodeGen) else None
+    if info is None or info.in_spec is None or info.out_spec is None:
+        raise UnsupportedError(
+            "a .mera file holds networks of torch.export alone: this graph does not say its arguments and results"
+        )
     keys = {id(tensor): key for key, tensor in tensors.items()}
     values = _values(model)
     rows = [_row(model, node, values, prefix, tensors, keys) for node in model.graph.nodes if not _is_check(node)]
-    info = codegen.pytree_info
-    return {"in_spec": _spec_to_json(info.in_spec), "out_spec": _spec_to_json(info.out_spec), "nodes": rows}
+    return {"in_spec": dumps(info.in_spec), "out_spec": dumps(info.out_spec), "nodes": rows}
 
 
 def _is_check(node: fx.Node) -> bool:
@@ -128,6 +125,8 @@ def _row(
         held = attribute(model, str(node.target))
         if not isinstance(held, torch.Tensor):
             raise UnsupportedError(f"constant {node.target} is a {type(held).__name__}: a .mera file holds tensors")
+        if not _is_path(str(node.target)):
+            raise UnsupportedError(f"constant {node.target!r} has a name that no .mera file may hold: rename it")
         row["tensor"] = keys.setdefault(id(held), f"{prefix}{node.target}")
         tensors.setdefault(row["tensor"], held)
     elif node.op not in ("placeholder", "output"):
@@ -154,20 +153,6 @@ def _value_to_json(value: Any, node: fx.Node) -> Any:
     if isinstance(value, torch.Tensor):
         return {"dtype": str(value.dtype).removeprefix("torch."), "shape": [int(size) for size in value.shape]}
     return {"constant": encode(value)} if node.op == "placeholder" else None
-
-
-def _spec_to_json(spec: pytree.TreeSpec | None) -> Any:
-    if spec is None or spec.is_leaf():
-        return None
-    items = [_spec_to_json(child) for child in spec.children()]
-    if spec.type in _SEQUENCES:
-        return {"type": _SEQUENCES[spec.type], "items": items}
-    if spec.type in _MAPPINGS and all(isinstance(key, str) for key in spec.context):
-        return {"type": "dict", "keys": list(spec.context), "items": items}
-    raise UnsupportedError(
-        f"the network takes or returns a {getattr(spec.type, '__name__', spec.type)}: a .mera file holds tensors in "
-        "tuples, lists and dicts; wrap the network in a module that takes and returns these"
-    )
 
 
 # ---- reading ----
@@ -265,13 +250,8 @@ class _Reader:
             raise ValueError(f"{path[:80]!r} is two tensors")
         owner = self._root
         *parents, leaf = path.split(".")
-        for part in (*parents, leaf):
-            if (
-                not (part.isdecimal() or _NAME.fullmatch(part))
-                or hasattr(torch.nn.Module, part)
-                or keyword.iskeyword(part)
-            ):
-                raise ValueError(f"{path[:80]!r} is no path of a tensor")
+        if not _is_path(path):
+            raise ValueError(f"{path[:80]!r} is no path of a tensor")
         for part in parents:
             if part not in owner._modules:
                 owner.add_module(part, torch.nn.Module())
@@ -306,16 +286,25 @@ class _Reader:
         inputs = [str(node.target) for node in self._graph.nodes if node.op == "placeholder"]
         output = next(iter(reversed(self._graph.nodes)))
         try:
-            in_spec, out_spec = _spec_from_json(self._parsed.in_spec), _spec_from_json(self._parsed.out_spec)
+            in_spec, out_spec = loads(self._parsed.in_spec), loads(self._parsed.out_spec)
             given = output.args[0] if len(output.args) == 1 and not output.kwargs else None
             if not isinstance(given, (tuple, list)) or out_spec.num_leaves != len(given):
                 raise ValueError("out_spec has another number of results than the graph")
             if in_spec.num_leaves != len(inputs) or not _is_call(in_spec):
                 raise ValueError("in_spec has other arguments than the graph")
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except ValueError as error:
             raise CorruptFileError(f"{self._where}: {_first(error)}") from error
         info = fx.graph._PyTreeInfo(inputs, in_spec, out_spec)
         self._graph.set_codegen(fx.graph._PyTreeCodeGen(info))
+
+
+def _is_path(path: str) -> bool:
+    """Whether a tensor may lie at the dotted `path`: in the module's generated code a part of it is an attribute, or
+    where it is no identifier (``3x3``), a string in double quotes."""
+    return all(
+        _PART.fullmatch(part) and not hasattr(torch.nn.Module, part) and not keyword.iskeyword(part)
+        for part in path.split(".")
+    )
 
 
 def _check_name(name: str) -> None:
@@ -362,31 +351,6 @@ def _check_parts(function: Any, arguments: Sequence[Any]) -> None:
         return
     if any(max(x.shape, default=0) > MOST_PARTS for x in arguments if isinstance(x, torch.Tensor)):
         raise ValueError(f"it splits a dimension of more than {MOST_PARTS}")
-
-
-def _spec_from_json(value: Any) -> pytree.TreeSpec:
-    return pytree.tree_structure(_tree(value))
-
-
-def _tree(value: Any) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, dict) or not isinstance(value.get("items"), list):
-        raise ValueError(f"a pytree is null or has a type and items, got {value!r:.80}")
-    items = list(_trees(value["items"]))
-    kind = value.get("type")
-    if kind == "tuple":
-        return tuple(items)
-    if kind == "list":
-        return items
-    found = dict(zip(value["keys"], items, strict=True)) if kind == "dict" else {}
-    if kind != "dict" or len(found) != len(items):
-        raise ValueError(f"a pytree of type {kind!r:.40} is unknown, or its keys repeat")
-    return found
-
-
-def _trees(values: list[Any]) -> Iterator[Any]:
-    return (_tree(value) for value in values)
 
 
 def _is_call(spec: pytree.TreeSpec) -> bool:

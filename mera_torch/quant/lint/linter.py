@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..calibration.data import Batches, as_inputs
+from mera_torch.errors import CalibrationError
+
+from ..calibration.data import EMPTY, Batches, Seen, as_inputs
 from ..config import QuantConfig
 from ..findings import Finding
 from ..graphs import operators as ops
@@ -115,6 +117,7 @@ def lint_model(
     read once.
 
     Raises:
+        CalibrationError: no data.
         CalibrationError, ConfigError, InvalidModelError, UnsupportedError: as quantization would.
     """
     examples = as_inputs(example_inputs)
@@ -123,7 +126,11 @@ def lint_model(
     recognize(exported)
     separate_shared_convolutions(exported)
     names = [node.name for node in exported.graph.nodes if node.op == "placeholder"]
-    return lint(exported, Batches(calibration, examples, names, once=False), QuantConfig.of(config))
+    seen = Seen()
+    findings = lint(exported, seen.watch(Batches(calibration, examples, names, once=False)), QuantConfig.of(config))
+    if not seen.batches:
+        raise CalibrationError(EMPTY)
+    return findings
 
 
 def rule_names() -> dict[str, str]:

@@ -32,6 +32,7 @@ _RANGE_OUTLIER = 10.0
 _POOR_DB, _VANISHING = 15.0, 0.9
 _FAR = 100.0
 _SATURATED = 0.95
+_LOST_SHARE = 0.1
 _ENOUGH = 64  # values of a channel, to tell that it is constant
 _MANY = 10_000  # values, to tell what is rare among them
 
@@ -117,6 +118,8 @@ def outlier_channels(context: Context) -> Iterator[Finding]:
         if op.weight is None or op.inputs[0] in told:
             continue
         told.add(op.inputs[0])
+        if op.inputs[0].target in ops.SOFTMAX:  # a probability near 0 is no channel that vanishes
+            continue
         magnitudes = _channel_magnitudes(analysis.of(op.inputs[0]))
         live = magnitudes[magnitudes > 0]
         if len(live) < 4:
@@ -248,8 +251,9 @@ def dynamic_range(context: Context) -> Iterator[Finding]:
 
 
 def operand_ranges(context: Context) -> Iterator[Finding]:
-    """Add, sub or mul of unlike ranges: an operand smaller than half a step of the sum vanishes in it, and so do the
-    elements of a constant that are smaller than half a step of the constant's own range."""
+    """Add, sub or mul of unlike ranges: an operand smaller than half a step of the sum vanishes in it, and so does a
+    tenth or more of a constant that is smaller than half a step of the constant's own range (in sums: if that is wider
+    than the sum's, whose rounding hides it otherwise)."""
     analysis = context.analysis
     for op in analysis.found:
         node = op.nodes[0]
@@ -263,7 +267,9 @@ def operand_ranges(context: Context) -> Iterator[Finding]:
                 said = f"{value.name} reaches {seen.magnitude:.4g}, less than half of the result's step of {step:.4g}"
                 remedy = f"rules=(Rule(node={node.name!r}, dtype='float'),), or leave it out of the model"
                 yield Finding.at(node, "operand-ranges", "warning", said, remedy)
-            elif value in analysis.constants and (lost := _vanishing(context, value)):
+            elif value in analysis.constants and (lost := _vanishing(context, value)) >= _LOST_SHARE:
+                if node.target is not aten.mul.Tensor and seen.span <= high - low:
+                    continue
                 said = f"{lost:.0%} of the elements of the constant {value.name} are below half a step of its range"
                 yield Finding.at(node, "operand-ranges", "warning", said, "split the constant by size in the model")
 

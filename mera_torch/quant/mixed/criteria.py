@@ -53,6 +53,11 @@ class Criterion:
     def reaches(self, score: float, target: float) -> bool:
         return score == target or self.better(score, target)
 
+    @staticmethod
+    def figure(score: float) -> str:
+        """As tables show it: to the hundredth, small ones to three digits."""
+        return f"{score:.3g}" if abs(score) < 1 else f"{score:.2f}"
+
     def text(self, score: float) -> str:
         return f"{score:.4g} {self.unit}".rstrip()
 

@@ -6,12 +6,9 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.fx import GraphModule
-
-from mera_torch.errors import ConfigError
 
 from ..config import QuantConfig
 from .criteria import Criterion
@@ -108,42 +105,41 @@ class MixedPrecision:
         for name in ("", "kept", unit, "cycles", "simulated", "estimated"):
             table.add_column(name, justify="right")
         table.add_column("", justify="left")
-        curve = self.curve
+        curve, notes = self.curve, [self.summary()]
         if self.after not in curve:  # fewer operators than a point that beats it
-            curve.append(self.after)
+            curve = sorted([*curve, self.after], key=lambda point: point.cycles.total)
+            notes.append("The network with a star has the fewest operators out of int8, not the fewest cycles.")
         bars = _bars([point.score for point in curve], self.criterion)
         for point, bar in zip(curve, bars, strict=True):
             cost = point.cycles
             star = "*" if point is self.after else ""
-            cells = (star, str(len(point.kept)), f"{point.score:.2f}", f"{cost.total:,}", f"{cost.dna:,}")
+            cells = (star, str(len(point.kept)), self.criterion.figure(point.score), f"{cost.total:,}", f"{cost.dna:,}")
             table.add_row(*map(Text, (*cells, f"{cost.estimated:,}", bar)))
-        kept = [Text(f"  {choice.name} ({choice.module})") for choice in self.kept]
-        return Group(table, Text(self.summary()), *kept)
+        kept = [f"  {choice.name} ({choice.module})" if choice.module else f"  {choice.name}" for choice in self.kept]
+        return Group(table, *map(Text, (*notes, *kept)))
 
     def plot(self, file: str | os.PathLike[str]) -> None:
         """Draws the curve into a picture (.png, .svg, .pdf) with matplotlib.
 
         Raises:
-            ConfigError: matplotlib is not installed, or cannot write this kind of file.
+            ConfigError: a file of another kind.
+            MeraError: matplotlib is not installed.
+            StorageError: the file cannot be written.
         """
-        from mera_torch.atomic import atomic_file
+        from ..quality.plots import new_figure, picture_kind, plain_style, save_figure
 
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ConfigError("plot needs matplotlib: pip install matplotlib") from error
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
+        kind = picture_kind(file)
         curve = [point for point in self.curve if math.isfinite(point.score)]
-        axes.plot([p.cycles.total for p in curve], [p.score for p in curve], "o-", drawstyle="steps-post")
-        axes.plot([self.after.cycles.total], [self.after.score], "r*", markersize=14)
-        axes.set_xlabel(f"cycles on {self.platform.name}: simulated int8 + estimated {self.dtype}")
-        axes.set_ylabel(f"{self.criterion.name} ({self.criterion.unit})".replace(" ()", ""))
-        kind = Path(file).suffix.lstrip(".").lower()
-        if kind not in figure.canvas.get_supported_filetypes():
-            raise ConfigError(f"plot cannot write {str(file)!r}: the name must end in .png, .svg or .pdf")
-        with atomic_file(file) as path:
-            figure.savefig(path, format=kind)
+        with plain_style():
+            figure = new_figure(7, 4)
+            axes = figure.subplots()
+            axes.plot([p.cycles.total for p in curve], [p.score for p in curve], "o-", drawstyle="steps-post")
+            axes.plot([self.after.cycles.total], [self.after.score], "r*", markersize=14)
+            axes.set_xlabel(f"cycles on {self.platform.name}: simulated int8 + estimated {self.dtype}")
+            axes.set_ylabel(f"{self.criterion.name} ({self.criterion.unit})".replace(" ()", ""))
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.grid(alpha=0.3)
+            save_figure(figure, file, kind)
 
 
 def first_best(points: Sequence[Point], criterion: Criterion) -> Point:
@@ -165,7 +161,7 @@ def frontier(points: Iterable[Point], criterion: Criterion) -> list[Point]:
     return found
 
 
-def _bars(scores: Sequence[float], criterion: Criterion, width: int = 24) -> list[str]:
+def _bars(scores: Sequence[float], criterion: Criterion, width: int = 18) -> list[str]:
     """A bar for each score, from the worst to the best."""
     finite_ones = [score for score in scores if math.isfinite(score)]
     low, high = (min(finite_ones), max(finite_ones)) if finite_ones else (0.0, 1.0)

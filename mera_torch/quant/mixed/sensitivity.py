@@ -98,7 +98,7 @@ class Sensitivity:
         for name, side in (("", "right"), ("node", "left"), ("operator", "left"), ("module", "left"), (unit, "right")):
             table.add_column(name, justify=side)  # type: ignore[arg-type]
         for place, row in enumerate(self.rows, 1):
-            cells = (str(place), row.choice.name, row.choice.op, row.choice.module, f"{row.score:.2f}")
+            cells = (str(place), row.choice.name, row.choice.op, row.choice.module, self.criterion.figure(row.score))
             table.add_row(*map(Text, cells))
         return table
 

@@ -51,7 +51,7 @@ def plot_histogram(
         MeraError: matplotlib is not installed.
         StorageError: the file cannot be written.
     """
-    kind = _kind(file)
+    kind = picture_kind(file)
     wanted = _channels(held, channels, axis)
     if held.histogram is None or held.error is None:
         raise ConfigError(f"{held.name!r} has no histogram: measure with histograms=True, nodes with debug_mode=True")
@@ -63,15 +63,15 @@ def plot_histogram(
         ]
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    with _style():
-        figure = _figure(max(7.0, 4.0 * columns), 3.4 * rows if wanted is not None else 4.2)
+    with plain_style():
+        figure = new_figure(max(7.0, 4.0 * columns), 3.4 * rows if wanted is not None else 4.2)
         for i, (caption, histogram, extremes) in enumerate(panels, 1):
             axes = figure.add_subplot(rows, columns, i)
             _draw_histogram(axes, histogram, extremes, held.scale is not None)
             axes.set_title(caption, fontsize=9)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
         figure.suptitle(_heading(held) if title is None else title, fontsize=11, parse_math=False)
-        return _save(figure, file, kind)
+        return save_figure(figure, file, kind)
 
 
 def plot_errors(quality: Quality, file: str | os.PathLike[str]) -> Path:
@@ -83,19 +83,21 @@ def plot_errors(quality: Quality, file: str | os.PathLike[str]) -> Path:
     """
     if not quality.nodes:
         raise ConfigError("there are no layers to plot: measure with debug_mode=True")
-    kind, nodes = _kind(file), quality.nodes
+    kind, nodes = picture_kind(file), quality.nodes
     place = range(len(nodes))
     added = [_visible(node.added.total if node.added else None) for node in nodes]
     inherited, total = [_visible(node.inherited) for node in nodes], [_visible(node.error) for node in nodes]
-    with _style():
-        figure = _figure(min(40.0, max(8.0, 0.2 * len(nodes) + 1.5)), 5.0)
+    with plain_style():
+        figure = new_figure(min(40.0, max(8.0, 0.2 * len(nodes) + 1.5)), 5.0)
         axes = figure.add_subplot()
         axes.bar(place, added, color=_ADDED, label="added")
         line = {"marker": ".", "markersize": 4, "linewidth": 1.2}
         axes.plot(place, inherited, color=_INHERITED, linestyle=":", label="inherited", **line)
         axes.plot(place, total, color=_TOTAL, label="total", **line)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(_matplotlib().ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(lambda value, _: round_percent(value))
+        axes.yaxis.set_minor_formatter(_matplotlib().ticker.NullFormatter())
         axes.set_ylabel("error, RMS relative to the value")
         axes.set_xlim(-0.8, len(nodes) - 0.2)
         axes.grid(axis="y", color="#e2dfd8", linewidth=0.8)
@@ -111,7 +113,7 @@ def plot_errors(quality: Quality, file: str | os.PathLike[str]) -> Path:
         else:
             axes.set_xlabel("layer")
         axes.legend(fontsize=8, frameon=False, ncols=3)
-        return _save(figure, file, kind)
+        return save_figure(figure, file, kind)
 
 
 def _visible(error: Noise | Metrics | None) -> float:
@@ -169,22 +171,27 @@ def _matplotlib() -> Any:
     try:
         import matplotlib.figure
         import matplotlib.style
+        import matplotlib.ticker
     except ImportError as error:
         raise MeraError('plots need matplotlib: pip install "mera_torch[plots]"') from error
     return matplotlib
 
 
-def _style() -> AbstractContextManager[None]:
+def plain_style() -> AbstractContextManager[None]:
     """matplotlib's own defaults, whatever the user has set; identifiers in SVG that do not change."""
     context: AbstractContextManager[None] = _matplotlib().style.context(["default", {"svg.hashsalt": "mera_torch"}])
     return context
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """In inches."""
     return _matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
 
 
-def _kind(file: str | os.PathLike[str]) -> str:
+def picture_kind(file: str | os.PathLike[str]) -> str:
+    """ ".png", ".svg" or ".pdf". Raises ConfigError for another one, MeraError if matplotlib is not installed: ask
+    before long work."""
+    _matplotlib()
     kind = Path(file).suffix.lower()
     if kind not in FORMATS:
         known = ", ".join(FORMATS)
@@ -192,7 +199,8 @@ def _kind(file: str | os.PathLike[str]) -> str:
     return kind
 
 
-def _save(figure: Any, file: str | os.PathLike[str], kind: str) -> Path:
+def save_figure(figure: Any, file: str | os.PathLike[str], kind: str) -> Path:
+    """Writes it whole or not at all."""
     with atomic_file(file) as written:
         figure.savefig(written, format=kind[1:], dpi=150, metadata=_METADATA[kind])
     return Path(file)

@@ -14,7 +14,7 @@ from mera_torch.pages import render
 from .report_drawings import error_chart, network, trade_off
 from .report_layers import COLUMNS, histograms_of, layers_of, shortened
 from .report_numbers import THRESHOLDS_DB, decibels, percent, plain, relative, step_names
-from .result import Output, Quality
+from .result import Node, Output, Quality
 
 _NAMED = 5  # layers that the summary names
 _OUTPUT_HEADERS = (
@@ -152,12 +152,20 @@ def _verdicts(quality: Quality, place: Mapping[str, int]) -> list[dict[str, Any]
             found.append({"text": text, "layers": known})
 
     say("Most error is added by", [node.name for node in quality.worst(_NAMED)])
+    if (node := quality.misread) is not None:
+        say("Suffers most from how its inputs are rounded", [node.name])
+        say("These inputs come from", [maker.name for maker in quality.makers(node)])
     if quality.first_apart:
         ratio = plain(quality.threshold)
         say(f"Float and integer networks first part ways (SQNR below {ratio} dB) at", [quality.first_apart])
     if quality.first_different:
         say("The accelerator's integers first differ from the q/dq module's at", [quality.first_different])
-    saturated = [node for node in quality.nodes if node.codes and node.codes.saturation > 0.001]
+    saturated = [node for node in quality.nodes if node.codes and node.codes.saturation > 0.001 and _rounds(node)]
     saturated.sort(key=lambda node: -node.codes.saturation if node.codes else 0.0)
     say("Most values saturate at", [node.name for node in saturated[:_NAMED]])
     return found
+
+
+def _rounds(node: Node) -> bool:
+    """Whether it may clip values by itself, as what moves values that are clipped already does not."""
+    return node.added is None or node.added.output.mse > 0

@@ -94,6 +94,7 @@ COLUMNS = (
     _relative("by inputs", "What rounding the inputs adds", _part("input")),
     _relative("by weights", "What rounding weights and bias adds", _part("weights")),
     _relative("by output", "What rounding and clamping the result adds", _part("output")),
+    _relative("received", "What it costs this layer that those before it round its inputs", lambda node: node.received),
     Column("apart", "Elements whose integers on the accelerator are not the q/dq module's", _apart, _apart_text),
 )
 """After place, layer and operator; type and shape follow. A column without any figure is left out, save the first."""

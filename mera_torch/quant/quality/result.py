@@ -117,6 +117,9 @@ class Node:
             would suffer if nothing before it were quantized. None where an input has no float twin.
         added: What of the error the operator brings in; None also where the float network computes it in another way.
         inherited: The rest, which came with its inputs: error = added + inherited, element by element.
+        received: What it costs this value that those who made its inputs round them: the float operator fed with the
+            float network's values as their makers round them, against fed with them as they are. It shows damage that
+            a maker's own figures hide: beside an outlier channel, noise that ruins all others is small.
         apart: The accelerator's integers against the q/dq module's, if a target was given.
     """
 
@@ -137,6 +140,7 @@ class Node:
     alone: Noise | None = None
     added: Added | None = None
     inherited: Noise | None = None
+    received: Noise | None = None
     codes: Codes | None = None
     histogram: Histogram | None = None
     channel_axis: int | None = None
@@ -255,6 +259,26 @@ class Quality:
         """The n nodes that add most error to their values: those of least added SQNR, worst first."""
         adding = [node for node in self.nodes if node.added is not None and node.added.total.mse > 0.0]
         return tuple(sorted(adding, key=lambda node: node.added.total.sqnr if node.added else 0.0)[: max(0, n)])
+
+    def makers(self, node: Node) -> tuple[Node, ...]:
+        """Those whose rounding `node` reads: its inputs, or, where one only moves values, the inputs of that."""
+        known = {held.name: held for held in self.nodes}
+        found: dict[str, Node] = {}
+        waiting = [known[name] for name in node.inputs if name in known]
+        while waiting:
+            source = waiting.pop(0)
+            if source.inputs and source.added is not None and source.added.total.mse == 0.0:
+                waiting += [known[name] for name in source.inputs if name in known]
+            else:
+                found[source.name] = source
+        return tuple(found.values())
+
+    @property
+    def misread(self) -> Node | None:
+        """The node that suffers most from how its inputs are rounded, if its `received` is below the threshold: its
+        makers have outlier channels, or a range that is wrong."""
+        low = [node for node in self.nodes if node.received is not None and node.received.sqnr < self.threshold]
+        return min(low, key=lambda node: node.received.sqnr if node.received else 0.0, default=None)
 
     # ---- pictures ----
 

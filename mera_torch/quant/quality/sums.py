@@ -206,7 +206,7 @@ class OperatorSums:
         self._note = operator.note
         self._values: ValueSums | None = None
         self._histograms = histograms
-        self._alone, self._added, self._inherited = (NoiseSums() for _ in range(3))
+        self._alone, self._added, self._inherited, self._received = (NoiseSums() for _ in range(4))
         self._parts = [NoiseSums() for _ in range(3)]  # input, weights, output
         self._different = self._largest = 0
         self._traced = False
@@ -244,6 +244,8 @@ class OperatorSums:
         if a.given is None or a.rounded is None:
             return
         self._added.add(f, a.given, a.value)
+        if self.operator.sources:
+            self._received.add(f, f, a.given)
         self._inherited.add(f, f.double() + (a.value.double() - a.given.double()), g)
         stages = (a.given, a.rounded, a.unrounded, a.value)
         for part, before, after in zip(self._parts, stages, stages[1:], strict=False):
@@ -267,7 +269,7 @@ class OperatorSums:
             activation=" + ".join(map(_short, rest)), fused=tuple(node.name for node in rest), module=known.module,
             source=known.source, inputs=self._inputs, shape=self._shape or _shape(first), dtype=self._computes,
             twin=self._values is not None, note=self._note, alone=self._alone.noise(), added=added,
-            inherited=self._inherited.noise(),
+            inherited=self._inherited.noise(), received=self._received.noise(),
             apart=StepsApart(self._different, self._largest) if self._traced else None, **fields,
         )  # fmt: skip
 

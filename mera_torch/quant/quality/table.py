@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from .result import Node, Output, Quality
 
 MOST_NODES = 20
+_WIDEST = 1000  # columns
 
 
 def tables(quality: Quality, most: int | None = MOST_NODES) -> Group:
@@ -22,7 +24,7 @@ def tables(quality: Quality, most: int | None = MOST_NODES) -> Group:
     if quality.nodes:
         shown = ranked(quality.nodes)
         left = 0 if most is None else max(0, len(shown) - most)
-        parts.append(nodes_table(shown[: len(shown) - left]))
+        parts.append(_Fitting(shown[: len(shown) - left]))
         if left:
             parts.append(Text(f"and {left} nodes more that add less"))
     return Group(*parts, Text(summary(quality)))
@@ -37,19 +39,34 @@ def outputs_table(outputs: Sequence[Output]) -> Table:
         title="outputs (PSNR and SQNR in dB)",
         title_justify="left",
     )
-    _columns(table, ("output", "shape"), ("PSNR", "SQNR", "cosine", "mean err", "max err", "score", "min", "top-1"))
+    classes = any(output.top1 is not None for output in outputs)
+    figures = ("PSNR", "SQNR", "cosine", "mean err", "max err", "score", "min", *(("top-1",) if classes else ()))
+    _columns(table, ("output", "shape"), figures)
     for output in outputs:
         e = output.error
+        top1 = "" if output.top1 is None else f"{output.top1:.1%}"
         table.add_row(
             Text(output.name), _shape(output.shape), decibels(e.psnr), decibels(e.sqnr), f"{e.cosine:.4f}",
             f"{e.mean_error:.2g}", f"{e.max_error:.2g}", f"{e.score:.2f}", f"{e.score_min:.2f}",
-            "" if output.top1 is None else f"{output.top1:.1%}",
+            *((top1,) if classes else ()),
         )  # fmt: skip
     return table
 
 
-def nodes_table(nodes: Sequence[Node]) -> Table:
-    """One row a node."""
+class _Fitting:
+    """The table of nodes, as wide as the terminal allows."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._nodes = nodes
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = nodes_table(self._nodes)
+        fits = Measurement.get(console, options.update(width=_WIDEST), wide).maximum <= options.max_width
+        yield wide if fits else nodes_table(self._nodes, scales=False)
+
+
+def nodes_table(nodes: Sequence[Node], *, scales: bool = True) -> Table:
+    """One row a node; with its scale and zero point, if asked."""
     table = Table(
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -57,11 +74,13 @@ def nodes_table(nodes: Sequence[Node]) -> Table:
         title="nodes, by the error they add (SQNR in dB: low is bad)",
         title_justify="left",
     )
-    _columns(table, ("node", "operator", "module"), ("dtype", "scale", "zero", "added", "inherits", "error", "clipped"))
+    form = ("scale", "zero") if scales else ()
+    _columns(table, ("node", "operator", "module"), ("dtype", *form, "added", "inherits", "error", "clipped"))
     for node in nodes:
+        scale = "" if node.scale is None else f"{node.scale:.3g}"
+        zero_point = "" if node.zero_point is None else str(node.zero_point)
         table.add_row(
-            Text(node.name), node.label, Text(node.module), node.dtype,
-            "" if node.scale is None else f"{node.scale:.3g}", "" if node.zero_point is None else str(node.zero_point),
+            Text(node.name), node.label, Text(node.module), node.dtype, *((scale, zero_point) if scales else ()),
             "" if node.added is None else decibels(node.added.total.sqnr),
             "" if node.inherited is None else decibels(node.inherited.sqnr),
             "no twin" if node.error is None else decibels(node.error.sqnr),
@@ -93,6 +112,9 @@ def summary(quality: Quality) -> str:
         lines.append(f"below {quality.threshold:g} dB: {named}")
         worst = quality.worst(1)
         lines += [f"adds most error: {_named(node)}, mostly by rounding its {_mostly(node)}" for node in worst]
+        if (node := quality.misread) is not None:
+            makers = ", ".join(_named(maker) for maker in quality.makers(node))
+            lines.append(f"suffers most from how its inputs are rounded: {_named(node)}, by {makers}")
     if quality.first_different is not None:
         node = quality.node(quality.first_different)
         steps = f"{node.apart.different} elements, up to {node.apart.largest} steps" if node.apart else ""

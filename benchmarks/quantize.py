@@ -23,7 +23,7 @@ from typing import Any
 import measure
 import torch
 from filelock import FileLock
-from quantization import rows, tables
+from quantization import rows, tables, verdicts
 from quantization.methods import METHODS
 from quantization.networks import NETWORKS
 
@@ -35,7 +35,9 @@ HERE = Path(__file__).resolve().parent
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", help=f"comma separated, of {', '.join(NETWORKS)}; default: all")
-    parser.add_argument("--methods", help=f"parts of names, separated by ';', of {'; '.join(METHODS)}; default: all")
+    parser.add_argument(
+        "--methods", help=f"parts of names, separated by ';', of {'; '.join(METHODS)}; default: those planned for it"
+    )
     parser.add_argument("--missing", action="store_true", help="only the rows that the results do not have yet")
     parser.add_argument("--calibration", type=int, help="as many calibration inputs at most")
     parser.add_argument("--evaluation", type=int, help="as many evaluation inputs at most")
@@ -46,6 +48,9 @@ def main() -> int:
     networks = options.networks.split(",") if options.networks else list(NETWORKS)
     parts = options.methods.split(";") if options.methods else [""]
     methods = [name for name in METHODS if any(part == name or part in name and part not in METHODS for part in parts)]
+    wanted = [(network, method) for network in networks for method in methods]
+    if not options.methods:
+        wanted = [pair for pair in wanted if pair in verdicts.planned()]
     unknown = set(networks) - set(NETWORKS)
     if unknown or not methods:
         parser.error(f"unknown: {', '.join(sorted(unknown)) or options.methods}")
@@ -53,7 +58,6 @@ def main() -> int:
     torch.set_num_threads(1)
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "quantization.json"
-    wanted = [(network, method) for network in networks for method in methods]
     if options.missing:
         there = {(row["network"], row["method"]) for row in load(path)["rows"]}
         wanted = [pair for pair in wanted if pair not in there]
@@ -142,7 +146,7 @@ def line(row: rows.Row) -> str:
     if "failed" in row:
         return row["failed"]
     seconds = f"{row['seconds']:.1f} s ({row['user_seconds']:.1f} s user)"
-    return f"{tables.score(row):.2f}, SQNR {row['sqnr_db']:.1f} dB, {seconds}"
+    return f"{verdicts.score(row):.2f}, SQNR {row['sqnr_db']:.1f} dB, {seconds}"
 
 
 if __name__ == "__main__":

@@ -298,9 +298,15 @@ def _quantization_rows() -> tuple[Any, list[dict[str, Any]]]:
     return tables, published["rows"]
 
 
+def quantization_aims() -> str:
+    tables, rows = _quantization_rows()
+    return "\n".join(tables.table(tables.aims(rows))) + "\n"
+
+
 def quantization_verdicts() -> str:
     tables, rows = _quantization_rows()
-    return "\n".join(tables.table(tables.verdicts([row for row in rows if not row["per_tensor"]]))) + "\n"
+    found = [tables.table(tables.verdicts(rows, kind=kind)) for kind in tables.TITLES]
+    return "\n\n".join("\n".join(each) for each in found) + "\n"
 
 
 def quantization_per_tensor() -> str:
@@ -353,8 +359,8 @@ PARTS: dict[str, Callable[[], str]] = {
         platforms, aliases, machine_constants, cycle_kinds, instructions, operators, torch_operators, constraints,
         device_identifiers, device_registers, device_counters, device_descriptors, device_completions, device_errors,
         host_operators, exit_codes, preprocess_presets, commands, energy_constants, energy_models, lint_rules,
-        quantization_verdicts, quantization_per_tensor, quantization_seconds, quant_config, quant_config_brief,
-        quant_presets,
+        quantization_aims, quantization_verdicts, quantization_per_tensor, quantization_seconds, quant_config,
+        quant_config_brief, quant_presets,
     )
 }  # fmt: skip
 

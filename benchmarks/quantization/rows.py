@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mera_torch import zoo
 from mera_torch.atomic import atomic_file
+from mera_torch.errors import UnsupportedError
 from mera_torch.progress import progress_bar
 
 from . import metrics
@@ -41,6 +42,8 @@ def measure(network_name: str, method_name: str, effort: Effort | None = None) -
     try:
         run, cost = _quantized(method, model, calibration)
         return row | cost | _evaluated(network, model, run, effort)
+    except UnsupportedError as error:
+        return row | {"failed": _one_line(error)}
     except Exception as error:  # another tool's errors have no common base, and one failure must not end the run
         return row | {"failed": f"{type(error).__name__}: {_one_line(error)}"}
 

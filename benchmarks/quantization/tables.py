@@ -1,4 +1,4 @@
-"""The rows as Markdown: a verdict for each network, then every method's figures."""
+"""The rows as Markdown: the aims, a verdict for each network, then every method's figures."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from typing import Any
 
 from report import table
 
-from . import metrics
 from .methods import METHODS
 from .networks import NETWORKS
+from .verdicts import aims, difference, left_out, score, scores, verdicts
 
 Row = dict[str, Any]
-OURS = "mera_torch"
 TITLES = {
     "digits": "Digit networks, 2,000 held-out digits",
     "photos": "ImageNet networks, 500 crops of photographs and 20 labelled photos",
-    "outputs": "Outputs of the ONNX networks and U-Net",
+    "outputs": "Outputs of the nine ONNX networks and U-Net, all with random weights",
 }
-SCORES = {"digits": "top-1 accuracy, points", "photos": "agreement with float, points", "outputs": "PSNR, dB"}
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -26,13 +24,12 @@ def markdown(results: dict[str, Any]) -> str:
     rows = sorted(results["rows"], key=order)
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
     parts = ["# Quantization against peers", "", "Made by `python benchmarks/quantize.py`.", "", f"_{machine}_", ""]
-    for method in METHODS.values():
-        parts += [f"† not compared: {method.name}: {method.beyond}.", ""] if method.beyond else []
-    for per_tensor in (False, True):
-        chosen = [row for row in rows if row["per_tensor"] == per_tensor]
-        if found := verdicts(chosen):
-            weights = "one scale for each weight tensor" if per_tensor else "weights quantized per channel"
-            parts += [f"## The verdict, {weights}", "", *table(found), ""]
+    parts += [*notes(results), ""]
+    parts += ["## The aims", "", *table(aims(rows)), ""]
+    for kind, title in TITLES.items():
+        for per_tensor, weights in ((False, "weights per channel"), (True, "one scale for each weight tensor")):
+            if found := verdicts(rows, kind=kind, per_tensor=per_tensor):
+                parts += [f"## {title}: the verdict, {weights}", "", *table(found), ""]
     for kind, title in TITLES.items():
         for name in dict.fromkeys(row["network"] for row in rows if row["kind"] == kind):
             parts += [f"## {title}: {name}", ""]
@@ -40,62 +37,32 @@ def markdown(results: dict[str, Any]) -> str:
                 if shown := figures_of(name, rows, per_tensor=per_tensor):
                     parts += ["Weights per tensor:", ""] if per_tensor else []
                     parts += [*table(shown), ""]
-    failed = [row for row in rows if "failed" in row]
-    if failed:
-        parts += ["## What could not be measured", ""]
-        parts += [*table([{key: row[key] for key in ("network", "method", "version", "failed")} for row in failed]), ""]
+    if found := failures(rows):
+        parts += ["## What could not be measured", "", *table(found), ""]
     return "\n".join(parts)
 
 
-def verdicts(rows: list[Row]) -> list[Row]:
-    """For each network: the best of ours and of the peers, and their difference with its standard error."""
-    found = []
-    for name in dict.fromkeys(row["network"] for row in rows):
-        measured = [row for row in rows if row["network"] == name and "failed" not in row]
-        ours = [row for row in measured if row["tool"] == OURS]
-        peers = [row for row in measured if row["tool"] != OURS and not METHODS[row["method"]].beyond]
-        if ours and peers:
-            default, best, peer = ours[0], max(ours, key=score), max(peers, key=score)
-            found.append(
-                {
-                    "network": name,
-                    "measured in": SCORES[best["kind"]],
-                    "default": _score(default),
-                    "best of ours": f"{_score(best)} ({_short(best)})",
-                    "best peer": f"{_score(peer)} ({peer['method']})",
-                    "best of ours - best peer": _difference(best, peer),
-                    "verdict": verdict(best, peer),
-                }
-            )
-    return found
+def notes(results: dict[str, Any]) -> list[str]:
+    """What the tables do not say themselves, as a Markdown list."""
+    jobs = results["machine"].get("jobs", 1)
+    beside = f", with {jobs} rows measured side by side" if jobs > 1 else ""
+    found = [
+        f"- seconds, user: of quantizing, from the float module to one that can run{beside}; user is the time of this "
+        "row's process alone.",
+        "- less the best: the mean difference to the best of the table, paired item by item, and its standard error.",
+    ]
+    for floats in dict.fromkeys(method.floats for method in METHODS.values() if method.floats):
+        names = "; ".join(method.name for method in METHODS.values() if method.floats == floats)
+        found.append(f"- ‡ leaves in float32 what is int8 on the DNA, an easier task: {names} ({floats}).")
+    for beyond in dict.fromkeys(method.beyond for method in METHODS.values() if method.beyond):
+        names = "; ".join(method.name for method in METHODS.values() if method.beyond == beyond)
+        found.append(f"- † not compared, the DNA cannot compute it: {names} ({beyond}).")
+    return found + [f"- To save time, {sentence}." for sentence in left_out()]
 
 
-def verdict(ours: Row, peer: Row) -> str:
-    """best, within noise of best, or behind."""
-    behind, error = compared(peer, ours)
-    if behind <= 0:
-        return "best"
-    return "within noise of best" if metrics.is_within_noise(behind, error) else "behind"
-
-
-def score(row: Row) -> float:
-    """What a row is judged by, in points (of a hundred) or dB."""
-    values = scores(row)
-    return sum(values) / len(values)
-
-
-def scores(row: Row) -> list[float]:
-    """The same, of each item: right or not, as float or not (100 or 0), dB."""
-    if row["kind"] == "outputs":
-        return list(row["psnr_each"])
-    flags = row["rights" if row["kind"] == "digits" else "agrees"]
-    return [100 * value for value in metrics.unpacked(flags, row["inputs"])]
-
-
-def compared(first: Row, second: Row) -> tuple[float, float]:
-    """Mean difference of two rows of one network and its standard error, paired item by item."""
-    groups = [index % first["groups"] for index in range(first["inputs"])]
-    return metrics.difference(scores(first), scores(second), groups)
+def failures(rows: list[Row]) -> list[Row]:
+    """The rows that could not be measured, and why."""
+    return [{key: row[key] for key in ("network", "method", "version", "failed")} for row in rows if "failed" in row]
 
 
 def figures_of(network: str, rows: list[Row], *, per_tensor: bool) -> list[Row]:
@@ -117,7 +84,8 @@ def seconds(network: str, rows: list[Row]) -> list[Row]:
 
 def figures(row: Row, best: Row | None) -> Row:
     """One method's figures."""
-    mark = " †" if METHODS[row["method"]].beyond else ""
+    method = METHODS[row["method"]]
+    mark = " †" * bool(method.beyond) + " ‡" * bool(method.floats)
     shown: Row = {"method": row["method"] + mark, "version": row["version"]}
     if "failed" in row or best is None:
         return shown
@@ -129,7 +97,7 @@ def figures(row: Row, best: Row | None) -> Row:
         shown["photos right"] = f"{photos['right']} of {photos['inputs']} (float {photos['float_right']})"
         shown["photos agree"] = f"{photos['agree']} of {photos['inputs']}"
     shown |= {"SQNR, dB": f"{row['sqnr_db']:.1f}", "PSNR, dB": f"{row['psnr_db']:.1f}"}
-    shown["less the best"] = _difference(row, best)
+    shown["less the best"] = difference(row, best)
     return shown | {"seconds": f"{row['seconds']:.1f}", "user": f"{row['user_seconds']:.1f}"}
 
 
@@ -161,20 +129,5 @@ def order(row: Row) -> tuple[int, int]:
     return list(NETWORKS).index(row["network"]), list(METHODS).index(row["method"])
 
 
-def _difference(first: Row, second: Row) -> str:
-    if first is second:
-        return "0"
-    mean, error = compared(first, second)
-    return f"{mean:+.2f} ± {error:.2f}"
-
-
-def _score(row: Row) -> str:
-    return f"{score(row):.2f}"
-
-
 def _percent(count: int, total: int) -> str:
     return f"{100 * count / total:.2f} %"
-
-
-def _short(row: Row) -> str:
-    return row["method"].removeprefix(OURS).removeprefix(", ") or "default"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import torch
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import Tensor, nn
 from torch.fx import Node
 
@@ -47,8 +47,13 @@ def _converter(function: Any) -> Any:
 
 
 def interpreter(content: bytes) -> Callable[[Tensor], Tensor]:
-    """A TFLite model as a function of NCHW inputs."""
-    found = Interpreter(model_content=content, num_threads=torch.get_num_threads())
+    """A TFLite model as a function of NCHW inputs, run by LiteRT's own kernels: its XNNPACK delegate refuses some
+    networks."""
+    found = Interpreter(
+        model_content=content,
+        num_threads=torch.get_num_threads(),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
     found.allocate_tensors()
     (source,), (target,) = found.get_input_details(), found.get_output_details()
 
@@ -94,7 +99,7 @@ def twin(model: nn.Module, example: Tensor) -> Any:
 
     height, width = example.shape[2:]
     signature_of_x = tf.TensorSpec([1, height, width, example.shape[1]], tf.float32)
-    return tf.function(function).get_concrete_function(signature_of_x)
+    return tf.function(function, autograph=False).get_concrete_function(signature_of_x)
 
 
 def _first(x: Any) -> Any:
@@ -135,6 +140,9 @@ def _convolution(
     _: Any,
     groups: Any,
 ) -> Any:
+    if len(x.shape) == 5 and not any(padding) and groups == 1 and not transposed:
+        y = tf.nn.conv3d(tf.transpose(x, (0, 2, 3, 4, 1)), weight.transpose(2, 3, 4, 1, 0), [1, *stride, 1], "VALID")
+        return tf.transpose(y + (0.0 if bias is None else bias), (0, 4, 1, 2, 3))
     if transposed or list(dilation) != [1, 1]:
         raise UnsupportedError(f"{node.name}: transposed and dilated convolutions have no counterpart here")
     sizes = zip(x.shape[1:3], weight.shape[2:], stride, padding, strict=True)
@@ -166,8 +174,8 @@ def _max_pool(node: Node, x: Any, kernel: Any, stride: Any = (), padding: Any = 
         x.shape[1:3], node.meta["val"][0].shape[2:], kernel, stride, padding, strict=True
     ):
         pads.append((p, max((outputs - 1) * s + k - size - p, 0)))  # the end, where the count is rounded up
-    if any(map(any, pads)):
-        x = tf.pad(x, (*pads, (0, 0)), constant_values=x.dtype.min)
+    if any(map(any, pads)):  # with values of the same window: the least float would be taken for the range of int8
+        x = tf.pad(x, (*pads, (0, 0)), "SYMMETRIC")
     return tf.nn.max_pool2d(x, kernel, stride, "VALID")
 
 
@@ -185,9 +193,17 @@ def _avg_pool(
         return tf.nn.avg_pool2d(x, kernel, stride or kernel, "VALID")
     if not ceil and not count_padding and all(_is_same(*size) for size in sizes):
         return tf.nn.avg_pool2d(x, kernel, stride or kernel, "SAME")
-    if not ceil and count_padding:
-        return tf.nn.avg_pool2d(_padded(x, padding), kernel, stride or kernel, "VALID")
+    if not ceil:
+        y = tf.nn.avg_pool2d(_padded(x, padding), kernel, stride or kernel, "VALID")
+        return y if count_padding else y * _uncounted(node, kernel, stride or kernel, padding)
     raise UnsupportedError(f"{node.name}: this padding of an average pool has no counterpart here")
+
+
+def _uncounted(node: Node, *window: Any) -> np.ndarray:
+    """float32 [1, H, W, 1]: what an average that counts its padding is multiplied by to be one that does not."""
+    height, width = node.args[0].meta["val"].shape[2:]  # type: ignore[union-attr]
+    inside = torch.nn.functional.avg_pool2d(torch.ones(1, 1, height, width), *window)
+    return (1 / inside).permute(0, 2, 3, 1).numpy()
 
 
 def _mean(node: Node, x: Any, axes: Any, keep: bool = False) -> Any:

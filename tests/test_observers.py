@@ -15,8 +15,9 @@ from mera_torch.errors import CalibrationError
 from mera_torch.quant.calibration.observers import ActivationObserver, WeightObserver, affine
 from mera_torch.quant.calibration.ranges import find_range, least_divergence, least_error
 from mera_torch.quant.calibration.statistics import Statistics, from_arrays, merged, to_arrays
+from mera_torch.quant.rules import OBSERVERS
 
-KINDS = ("histogram", "minmax", "moving_average", "percentile", "entropy")
+KINDS = OBSERVERS
 BINS = 128
 
 batches = st.lists(
@@ -54,11 +55,25 @@ def test_any_order_and_any_parts_give_the_same_but_for_the_moving_average(
     data = tensors(described)
     whole = seen(*data)
     shuffled = [data[i] for i in order if i < len(data)]
-    assert same(whole, seen(*shuffled), but=("average",))
+    assert same(whole, seen(*shuffled), but=("average", "total"))
+    np.testing.assert_allclose(whole.total, seen(*shuffled).total, rtol=1e-9)
     parts = merged([seen(*shuffled[:cut]), seen(*shuffled[cut:])])
-    assert same(whole, parts, but=("average",))
+    assert same(whole, parts, but=("average", "total"))
     together = seen(torch.cat(data))
     assert np.array_equal(together.counts, whole.counts) and together.exponent == whole.exponent
+
+
+def test_automatic_ranges_are_the_narrower_of_two_for_maps_and_of_least_error_for_vectors() -> None:
+    usual, odd = torch.linspace(-1, 1, 4096).view(1, 4, 32, 32), torch.zeros(1, 4, 32, 32)
+    odd[0, 0, 0, 0] = 9.0
+    maps = seen(*[usual] * 7, odd)
+    np.testing.assert_allclose(find_range(maps, "mean"), (-7 / 8, 2.0))
+    (low, high), error = find_range(maps, "auto"), find_range(maps, "histogram")
+    assert (low, high) == (max(error[0], -7 / 8), min(error[1], 2.0)) and high <= 2.0
+    vectors = seen(*[usual.view(4096, 1)] * 7, odd.view(4096, 1))
+    assert vectors.positions == 1 and find_range(vectors, "auto") == find_range(vectors, "histogram")
+    assert seen(torch.rand(2, 5, 1, 1)).positions == 1 and seen(torch.rand(1, 9, 6)).positions == 9
+    assert merged([maps, seen(torch.rand(1, 4096, 1, 1))]).positions == 1
 
 
 @settings(deadline=None, max_examples=30)

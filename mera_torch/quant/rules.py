@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch.fx import Graph, Node
 
@@ -16,7 +16,8 @@ from .graphs.patterns import argument, module_path, value_of
 from .options import Accepts, check, check_keys, flag, integer, number, one_of, option
 
 Dtype = Literal["int8", "bf16", "float"]
-ActivationObserver = Literal["histogram", "minmax", "moving_average", "percentile", "entropy"]
+ActivationObserver = Literal["auto", "histogram", "mean", "minmax", "moving_average", "percentile", "entropy"]
+OBSERVERS: tuple[str, ...] = get_args(ActivationObserver)
 WeightObserver = Literal["minmax", "mse"]
 Scheme = Literal["affine", "symmetric"]
 
@@ -28,15 +29,17 @@ class Settings:
     """How one operator is quantized; the fields that a :class:`Rule` may set."""
 
     activation_observer: ActivationObserver = option(
-        "histogram",
-        one_of("histogram", "minmax", "moving_average", "percentile", "entropy"),
-        "how the range of an activation is found: clipped where the mean squared error is least, the extremes seen, an "
-        "average of each batch's extremes, all but the rarest extremes, or where least information is lost (KL). QAT "
-        "always takes the moving average",
+        "auto",
+        one_of(*OBSERVERS),
+        "how the range of an activation is found: `histogram` clips where the mean squared error is least, `mean` is "
+        "the mean of each batch's extremes, `auto` the narrower of the two for maps and sequences and `histogram` for "
+        "vectors, `minmax` the extremes seen, `moving_average` the exponential average of each batch's extremes, "
+        "`percentile` all but the rarest extremes, `entropy` where least information is lost (KL). QAT always takes "
+        "the moving average",
     )
     output_observer: ActivationObserver = option(
         "minmax",
-        one_of("histogram", "minmax", "moving_average", "percentile", "entropy"),
+        one_of(*OBSERVERS),
         "the same for what leaves the network for good: where the largest logits are clipped, they tie",
     )
     histogram_bins: int = option(

@@ -56,7 +56,7 @@ class ActivationObserver(_NamedObserver):
     """
 
     def __init__(
-        self, kind: str = "histogram", bins: int = 2048, averaging_constant: float = 0.01, percentile: float = 99.99,
+        self, kind: str = "auto", bins: int = 2048, averaging_constant: float = 0.01, percentile: float = 99.99,
         symmetric: bool = False, fixed: tuple[float, int] | None = None, dtype: torch.dtype = torch.int8, **_: Any,
     ) -> None:  # fmt: skip
         super().__init__(dtype=dtype)

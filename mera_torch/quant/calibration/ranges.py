@@ -24,7 +24,19 @@ Objective = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def find_range(seen: Statistics, kind: str, *, percentile: float = 99.99, symmetric: bool = False) -> Range:
-    """The range by observer kind (``QuantConfig.activation_observer``); symmetric: (-t, t)."""
+    """The range by observer kind (``QuantConfig.activation_observer``); symmetric: (-t, t).
+
+    auto: That of least squared error, but of a map or sequence no further than the mean of the batches' extremes: what
+    lies beyond is rare in a map, while the rounding errors of a wide range are everywhere, alike over flat regions, and
+    add up. The extremes of a vector are what it says.
+    """
+    if kind == "auto":
+        low, high = find_range(seen, "histogram", symmetric=symmetric)
+        usual = find_range(seen, "mean", symmetric=symmetric) if seen.positions > 1 else (low, high)
+        return max(low, usual[0]), min(high, usual[1])
+    if kind == "mean":
+        low, high = seen.total / seen.batches
+        return _around_zero(float(low), float(high), symmetric)
     if kind == "minmax":
         return _around_zero(*extremes(seen), symmetric)
     if kind == "moving_average":

@@ -1,7 +1,7 @@
 """What is remembered of the values that an activation took during calibration: enough for every kind of observer.
 
-The collectors of two parts of the data merge into that of the whole: exactly so, in any order, but for the moving
-average, whose order is that of the data.
+The collectors of two parts of the data merge into that of the whole: exactly so, in any order, but for the last bits of
+sums of extremes, and the moving average, whose order is that of the data.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Statistics:
         counts: int64 [2 * side]: how many elements fell into each bin. Bin i is [(i - side) * width, (i - side + 1) *
             width); every element is counted.
         exponent: The histogram reaches from -2**exponent to 2**exponent.
+        positions: How many values each channel of a sample has, at least: 1 of vectors [N, C] or [N, C, 1, 1].
+        total: float64 [2], the sum of each batch's (low, high), zero between them.
         average: float64 [2], the exponential moving average of each batch's (low, high), zero between them.
         batches, elements: How many were seen.
     """
@@ -44,6 +46,8 @@ class Statistics:
         self.channel_low = self.channel_high = np.zeros(0, np.float32)
         self.counts = np.zeros(2 * side, np.int64)
         self.exponent = _SMALLEST_EXPONENT
+        self.positions = 0
+        self.total = np.zeros(2)
         self.average = np.zeros(2)
         self.first = np.zeros(2)  # the first batch's, where the average starts
         self.batches = 0
@@ -80,6 +84,7 @@ class Statistics:
             self._see_channels(channel_low.numpy(force=True), channel_high.numpy(force=True))
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._see_batch(np.array([min(low, 0.0), max(high, 0.0)]))
+        self._see_positions(x.numel() // (len(channel_low) * (x.shape[0] if x.dim() else 1)))
         self._reach(max(-low, high))
         self._count(_flat(x))
         self.batches += 1
@@ -102,6 +107,8 @@ class Statistics:
         else:  # as if the other's average had gone on from this one's
             decay = (1.0 - self.averaging_constant) ** other.batches
             self.average = decay * (self.average - other.first) + other.average
+        self.total = self.total + other.total
+        self._see_positions(other.positions)
         self._see_channels(other.channel_low, other.channel_high)
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         exponent = max(self.exponent, other.exponent)
@@ -124,7 +131,8 @@ class Statistics:
             "counts": self.counts[begin:end].copy(),
             "histogram": np.array([self.side, begin, self.exponent], np.int64),
             "average": np.array([*self.average, *self.first, self.averaging_constant]),
-            "seen": np.array([self.batches, self.elements], np.int64),
+            "total": self.total.copy(),
+            "seen": np.array([self.batches, self.elements, self.positions], np.int64),
         }
 
     @classmethod
@@ -142,7 +150,8 @@ class Statistics:
     @classmethod
     def _from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Statistics:
         side, begin, exponent = (int(v) for v in arrays["histogram"])
-        batches, elements = (int(v) for v in arrays["seen"])
+        batches, elements, positions = (int(v) for v in arrays["seen"])
+        below, above = (float(v) for v in arrays["total"])
         counts = arrays["counts"]
         *averages, constant = (float(v) for v in arrays["average"])
         low, high = (float(v) for v in arrays["extremes"])
@@ -152,6 +161,8 @@ class Statistics:
             raise ValueError(f"the histogram does not hold {elements} elements")
         if not _SMALLEST_EXPONENT <= exponent <= 128 or not 0 < constant <= 1 or len(averages) != 4:
             raise ValueError("exponent or averaging constant out of range")
+        if not (-math.inf < below <= 0 <= above < math.inf) or positions < 0:
+            raise ValueError(f"extremes that sum to {below} and {above}, {positions} positions")
         if (
             batches < 0
             or (batches > 0) != (elements > 0)
@@ -167,6 +178,7 @@ class Statistics:
         held.counts[begin : begin + counts.size] = counts
         held.exponent = exponent
         held.average, held.first = np.array(averages[:2]), np.array(averages[2:])
+        held.total, held.positions = np.array([below, above]), positions
         held.batches, held.elements = batches, elements
         return held
 
@@ -178,7 +190,11 @@ class Statistics:
         else:  # values of unlike channels have none in common
             self.channel_low = self.channel_high = np.zeros(0, np.float32)
 
+    def _see_positions(self, positions: int) -> None:
+        self.positions = min(self.positions, positions) if self.batches else positions
+
     def _see_batch(self, extremes: np.ndarray) -> None:
+        self.total = self.total + extremes
         if not self.batches:
             self.first, self.average = extremes, extremes
         self.average = self.average + self.averaging_constant * (extremes - self.average)

@@ -219,9 +219,9 @@ def bias_overflow(context: Context) -> Iterator[Finding]:
 
 def range_outliers(context: Context) -> Iterator[Finding]:
     """A value whose range is made by single outliers: 99.99 % of it lies within a tenth. Observers that clip
-    (histogram, percentile, entropy) leave them out; minmax and moving_average give them almost all levels."""
+    (auto, histogram, percentile, entropy) leave them out; minmax and averages give them almost all levels."""
     analysis = context.analysis
-    clips = context.config.activation_observer not in ("minmax", "moving_average")
+    clips = context.config.activation_observer not in ("mean", "minmax", "moving_average")
     for op in analysis.found:
         seen = analysis.of(op.output)
         if op.shares or op.fixed is not None or seen.count < _MANY or seen.variance == 0:
@@ -229,7 +229,7 @@ def range_outliers(context: Context) -> Iterator[Finding]:
         usual = seen.quantile_of_magnitude(0.9999)
         if usual and seen.magnitude > _RANGE_OUTLIER * usual:
             said = f"reaches {seen.magnitude:.4g}, but 99.99 % of its values lie within {usual:.4g}"
-            yield Finding.at(op.nodes[0], "range-outliers", "warning", said, 'activation_observer="histogram"', clips)
+            yield Finding.at(op.nodes[0], "range-outliers", "warning", said, 'activation_observer="auto"', clips)
 
 
 def dynamic_range(context: Context) -> Iterator[Finding]:

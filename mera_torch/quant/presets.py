@@ -16,8 +16,8 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "DEFAULT": Preset(
-        "The defaults: int8 throughout, ranges of least squared error, affine activations, symmetric weights per "
-        "channel, corrected biases."
+        "The defaults: int8 throughout, ranges of least squared error but for what is rare in a map, affine "
+        "activations, symmetric weights per channel, corrected biases."
     ),
     "DNA_SAKURA_I": Preset(
         "For SAKURA-I, which runs convolutional networks in int8 alone: the defaults with channels equalized, since "

@@ -96,7 +96,7 @@ def test_never_worse_than_nearest(per_channel: bool) -> None:
     assert [layer.node for layer in report] == [node.name for node in weighted(quantized.module)] and len(report) == 5
     assert all(layer.rounded <= layer.nearest for layer in report)
     assert any(layer.moved for layer in report) and all(layer.moved < layer.weights for layer in report)
-    assert report[0].rounded < 0.95 * report[0].nearest  # later ones inherit errors that no rounding takes back
+    assert report[0].rounded < 0.98 * report[0].nearest  # part of it, and of later ones more, is that of the inputs
 
 
 def test_no_worse_on_new_data_where_weights_are_coarse() -> None:

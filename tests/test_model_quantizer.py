@@ -227,7 +227,7 @@ def test_onnx(net: nn.Module, images: Tensor, wanted: Tensor, tmp_path: Path) ->
     quantized = quantizer.calibrate(images.numpy(), progress=False).quantize(progress=False)
     assert quantized.info.inputs[0].shape == (2, 3, 16, 16)
     with torch.no_grad():
-        assert (quantized(images[:2]) - conv(images[:2])).abs().max() < 0.05
+        assert (quantized(images[:2]) - conv(images[:2])).abs().max() < 0.06
 
 
 def test_tflite(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_images_come_back_as_nhwc() -> None:
     quantized = quantizer.calibrate([x], progress=False).quantize(progress=False)
     assert quantized.info.outputs[0].shape == (1, 6, 7, 5) == tuple(quantized(x).shape)
     with torch.no_grad():
-        assert (quantized(x) - model(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).abs().max() < 0.05
+        assert (quantized(x) - model(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).abs().max() < 0.06
 
 
 def test_models_that_cannot_be(net: nn.Module, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_the_operator_with_outlying_weights_comes_first(mode: str, dtype: str) -
 
 def test_a_power_of_large_range_comes_first() -> None:
     found = ranked(Power)
-    assert found.rows[0].choice.name in ("mul_2", "add_1")  # x ** 8, and what reads it
+    assert "mul_2" in [row.choice.name for row in found.rows[:2]]  # x ** 8
 
 
 @pytest.mark.parametrize("metric", ["kl", "top1", "sqnr"])

@@ -74,7 +74,7 @@ def match_means(node: Node, bias: IntegerParameter, run: OperatorRun, reference:
     with torch.no_grad():
         for x, y in zip(run.values[node.args[0]], outputs, strict=True):  # type: ignore[index]
             exact = node.target(x, weight, float_bias, *node.args[3:], **node.kwargs)  # type: ignore[operator]
-            error += (y - exact).movedim(axis, 0).flatten(1).sum(1, dtype=torch.float64)
+            error += (y - exact).movedim(axis, 0).reshape(len(error), -1).sum(1, dtype=torch.float64)
     each = outputs[0].numel() // len(error)
     steps = (error / (each * len(outputs)) / bias.scale).round()
     before = bias.stored.double()

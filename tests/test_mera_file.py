@@ -192,6 +192,33 @@ def test_structured_results_keep_their_structure(tmp_path: Path) -> None:
     assert loaded.name == "structured"
 
 
+class Named(nn.Module):
+    """Parts and tensors of names that are no identifiers."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict({name: nn.Conv2d(3, 4, 1) for name in names})
+        self.gains = nn.ParameterDict({"g-1": torch.ones(1, 4, 1, 1)})
+        self.register_buffer("0_offset", torch.ones(1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = sum(branch(x) for branch in self.branches.values())
+        return total * self.gains["g-1"] + getattr(self, "0_offset")
+
+
+def test_names_that_are_no_identifiers(tmp_path: Path) -> None:
+    """What is saved can be read again, or is refused when it is saved."""
+    x = torch.randn(1, 3, 8, 8)
+    made = (
+        ModelQuantizer(Named("3x3", "1x1 conv", "a/b"), x.shape).calibrate([x], progress=False).quantize(progress=False)
+    )
+    made.save(tmp_path / "named.mera")
+    assert torch.equal(QuantizedModel.load(tmp_path / "named.mera")(x), made(x))
+    odd = ModelQuantizer(Named("f(x)"), x.shape).calibrate([x], progress=False).quantize(progress=False)
+    with pytest.raises(UnsupportedError, match=r"'branches\.f\(x\)\.weight'.*has a name that no \.mera file may hold"):
+        odd.save(tmp_path / "odd.mera")
+
+
 def test_imported_models_keep_their_names(tmp_path: Path) -> None:
     pytest.importorskip("tflite")
     quantizer = ModelQuantizer(face.TFLITE / "float.tflite")

@@ -18,7 +18,7 @@ import pytest
 import torch
 from face import nhwc
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import mera_torch
 from mera_torch import CalibrationError, ConfigError, CorruptFileError, InvalidModelError, Layout, ModelQuantizer
@@ -274,7 +274,11 @@ def test_models_that_cannot_be(net: nn.Module, tmp_path: Path) -> None:
         (InvalidModelError, "give input_shape", net, None),
         (InvalidModelError, "input_shape must be a shape", net, "1,3,16,16"),
         (InvalidModelError, "input_shape must be a shape", net, [[1, -3, 16, 16]]),
-        (InvalidModelError, "cannot capture", net, (1, 4, 16, 16)),
+        (InvalidModelError, "every size must be a number above 0", net, (None, 3, 16, 16)),
+        (InvalidModelError, "every size must be a number above 0", net, (1, 3, -1, 16)),
+        (InvalidModelError, "every size must be a number above 0", net, (0, 3, 16, 16)),
+        (InvalidModelError, r"cannot capture .* \(nor does it take", net, (1, 4, 16, 16)),
+        (InvalidModelError, "is on the meta device", nn.Conv2d(3, 4, 3, device="meta"), SHAPE),
         (InvalidModelError, "does not exist", tmp_path / "absent.onnx", SHAPE),
         (CorruptFileError, "is no", tmp_path / "junk.pt", SHAPE),
         (InvalidModelError, "model must be a path", 3, SHAPE),
@@ -286,6 +290,32 @@ def test_models_that_cannot_be(net: nn.Module, tmp_path: Path) -> None:
         ModelQuantizer(torch.export.export(net, (torch.zeros(SHAPE),)), (2, 3, 16, 16))
     with pytest.raises(ConfigError, match="did you mean 'NHWC'"):
         ModelQuantizer(net, SHAPE, layout="NHCW")
+
+
+def test_a_quantized_model_is_told_so(net: nn.Module, images: Tensor) -> None:
+    quantized = quantized_on(net, images)
+    for model in (quantized, quantized.module):
+        with pytest.raises(InvalidModelError, match=r"already quantized \(it contains [a-z_ ]+\)$"):
+            ModelQuantizer(model, SHAPE)
+
+
+class Unexportable(nn.Module):
+    """Cannot be exported, whatever the layout."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyError("weights")
+
+
+def test_what_export_says_is_one_sentence() -> None:
+    with pytest.raises(InvalidModelError, match="cannot capture Unexportable: KeyError 'weights'$"):
+        ModelQuantizer(Unexportable(), SHAPE)
+
+
+def test_a_configuration_that_leaves_nothing(net: nn.Module, images: Tensor) -> None:
+    quantizer = ModelQuantizer(net, SHAPE).calibrate(images, progress=False)
+    for config in ({"exclude": ["*"]}, {"dtype": "float"}):
+        with pytest.raises(mera_torch.UnsupportedError, match="the configuration keeps every operator out of int8"):
+            quantizer.quantize(config, progress=False)
 
 
 # ---- bad calibration data ----
@@ -397,6 +427,23 @@ def test_a_generator_is_read_once_and_can_be_passed_over_again(net: nn.Module, i
     found = quantizer.quantize({**QUICK, "equalize": True}, progress=False)
     alone = ModelQuantizer(net, SHAPE, config={**QUICK, "equalize": True}).calibrate(images, progress=False)
     assert torch.equal(found(images[:1]), alone.quantize(progress=False)(images[:1]))
+
+
+class Endless(IterableDataset):
+    """A data set that does not know how long it is."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.images)
+
+
+def test_data_sets_without_length(net: nn.Module, images: Tensor, wanted: Tensor) -> None:
+    for data in (Endless(images), DataLoader(Endless(images), batch_size=5)):
+        assert torch.equal(quantized_on(net, data)(images[:1]), wanted)
+    loader = DataLoader(Endless(images), batch_size=1)
+    assert torch.equal(mera_torch.quantize(net, images[:1], loader, config=QUICK, progress=False)(images[:1]), wanted)
 
 
 def test_what_is_spooled_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: nn.Module) -> None:

@@ -27,6 +27,7 @@ from .graphs.capture import export_float
 Shapes = list[tuple[str, tuple[int, ...], torch.dtype]]
 """(name or "", shape, dtype) of each input."""
 _ONE = "(1, 3, 224, 224)"
+_FIXED = "every size must be a number above 0, the batch's too: the DNA computes networks of fixed shapes"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def load_from_program(program: torch.export.ExportedProgram) -> ImportedModel:
 
 def _shapes(given: Any) -> Shapes:
     """One shape, a list of shapes or of (shape, dtype), or {name: shape or (shape, dtype)}."""
+    if isinstance(given, list | tuple) and any(size is None or size == -1 for size in given if not _has_dtype(size)):
+        raise InvalidModelError(f"input_shape {given!r:.80}: {_FIXED}")
     if isinstance(given, Mapping):
         rows = {name: value if _has_dtype(value) else (value, "float32") for name, value in given.items()}
     elif isinstance(given, list | tuple) and given and all(isinstance(size, Integral) for size in given):
@@ -97,6 +100,8 @@ def _shapes(given: Any) -> Shapes:
         desc = InputDescriptionContainer(rows)
     except InvalidModelError as error:
         raise InvalidModelError(f"input_shape must be a shape such as {_ONE}, or a list of them: {error}") from error
+    if any(size == 0 for row in desc.values() for size in row.input_shape):
+        raise InvalidModelError(f"input_shape {given!r:.80}: {_FIXED}")
     named = isinstance(given, Mapping)
     return [(key if named else "", row.input_shape, getattr(torch, row.input_type)) for key, row in desc.items()]
 
@@ -219,7 +224,9 @@ def _in_layout(load: Callable[[Layout], FloatModel], shapes: Shapes, layout: Lay
     except MeraError as error:
         try:
             return load(Layout.NHWC)
-        except MeraError:
+        except MeraError as other:
+            if str(other) == str(error):  # nothing that a layout would change
+                raise error from None
             raise type(error)(f"{error} (nor does it take these shapes as N, H, W, C)") from error
 
 

@@ -33,6 +33,7 @@ from .transforms.correct_bias import correct_bias
 from .transforms.equalize import equalize
 from .transforms.hardswish import map_silu
 from .transforms.heads import split_heads
+from .transforms.masks import keep_masks
 from .transforms.smooth import smooth
 
 Transform = Callable[[GraphModule, Sequence[Inputs], QuantConfig, ProgressOption], Any]
@@ -161,7 +162,8 @@ def prepare(
     remove_in_place(model)
     recognize(model)
     separate_shared_convolutions(model)
-    findings = list(lint(model, first, config)) if check and first else []
+    findings = keep_masks(model, first)
+    findings += lint(model, first, config) if check and first else []
     reports: dict[str, Any] = {}
     for name, transform in TRANSFORMS:
         if getattr(config, name) and first:
@@ -170,9 +172,10 @@ def prepare(
     quantizer = MeraQuantizer(config)
     prepared = prepare_pt2e(model, quantizer)
     if not quantizer.found:
-        raise UnsupportedError(
-            "the model has no operator that the DNA computes in int8 (docs/quantization.md lists them)"
-        )
+        why = "the model has no operator that the DNA computes in int8 (docs/quantization.md lists them)"
+        if quantizer.dtypes:
+            why = "the configuration keeps every operator out of int8 (dtype, exclude or rules); nothing is left for it"
+        raise UnsupportedError(why)
     return Prepared(prepared, findings, reports)
 
 

@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from ..calibration.data import Batches, as_inputs
+from ..calibration.data import Batches, as_inputs, take_first
 from ..config import QuantConfig
 from ..findings import Finding
 from ..graphs import operators as ops
@@ -22,6 +23,7 @@ from ..graphs.patterns import QuantizedOp, constant_of
 from ..graphs.recognize import recognize
 from ..transforms.analysis import Analysis, analyze
 from ..transforms.heads import Decision, decide
+from ..transforms.masks import keep_masks
 from .data_rules import DATA_RULES, DataStatistics
 from .network_rules import GRAPH_RULES
 
@@ -123,7 +125,9 @@ def lint_model(
     recognize(exported)
     separate_shared_convolutions(exported)
     names = [node.name for node in exported.graph.nodes if node.op == "placeholder"]
-    return lint(exported, Batches(calibration, examples, names, once=False), QuantConfig.of(config))
+    reading = iter(Batches(calibration, examples, names, once=False))
+    first = take_first(reading)
+    return [*keep_masks(exported, first), *lint(exported, chain(first, reading), QuantConfig.of(config))]
 
 
 def rule_names() -> dict[str, str]:

@@ -227,6 +227,28 @@ def test_onnx(net: nn.Module, images: Tensor, wanted: Tensor, tmp_path: Path) ->
     assert quantized.info.inputs[0].shape == (2, 3, 16, 16)
     with torch.no_grad():
         assert (quantized(images[:2]) - conv(images[:2])).abs().max() < 0.05
+    assert ModelQuantizer(tmp_path / "net.onnx", (2, 16, 16, 3), layout="NHWC").info.inputs[0].shape == (2, 16, 16, 3)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(InvalidModelError, match="'height': give input_shape, such as"):
+        ModelQuantizer(model)
+
+
+def test_sizes_that_a_program_leaves_open(net: nn.Module, images: Tensor, wanted: Tensor, tmp_path: Path) -> None:
+    """They are those of input_shape; images are NCHW unless the layout says otherwise."""
+    batch = torch.export.Dim("batch", min=1, max=8)
+    program = torch.export.export(net, (images[:2],), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "open.pt2")
+    for model in (program, tmp_path / "open.pt2"):
+        quantizer = ModelQuantizer(model, SHAPE, config=QUICK).calibrate(images, progress=False)
+        assert torch.allclose(quantizer.quantize(progress=False)(images[:1]), wanted, atol=1e-6)
+    quantizer = ModelQuantizer(program, (4, 16, 16, 3), layout="NHWC", config=QUICK)
+    quantized = quantizer.calibrate(nhwc(images), progress=False).quantize(progress=False)
+    assert torch.allclose(quantized(nhwc(images[:4]))[:1], wanted, atol=1e-6)
+    for shape, message in ((None, "dynamic dimension: give input_shape"), ((9, 3, 16, 16), "cannot take .*<= 8")):
+        with pytest.raises(InvalidModelError, match=message):
+            ModelQuantizer(program, shape)
+    with pytest.raises(InvalidModelError, match="input_shape has 2 shapes, the model the inputs x"):
+        ModelQuantizer(program, [SHAPE, SHAPE])
 
 
 def test_tflite(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import models
@@ -20,6 +21,7 @@ from mera_torch.quant.calibration.observers import ActivationObserver, affine
 from mera_torch.quant.graphs import operators as ops
 from mera_torch.quant.graphs.patterns import find_constants, module_path
 from mera_torch.quant.transforms.equalize import equalize
+from mera_torch.quant.transforms.fake import sqnr_db
 
 aten = torch.ops.aten
 qd = torch.ops.quantized_decomposed
@@ -477,6 +479,35 @@ def test_quantization_aware_training(batch_norm: bool) -> None:
     assert islands(quantized) == []
     assert all(n.args[2].target is DQ_CHANNEL for n in calls(quantized, *ops.CONV, *ops.LINEAR))  # type: ignore[union-attr]
     assert float((got - expected).square().mean() / expected.square().mean()) < 0.02
+
+
+class Recurrent(nn.Module):
+    """One convolution and batch norm, three times in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv, self.norm = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for _ in range(3):
+            x = F.relu(self.norm(self.conv(x)))
+        return x
+
+
+def test_training_with_shared_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+
+    x = torch.randn(4, 3, 8, 8)
+    exported = torch.export.export(Recurrent().train(), (x,)).module()
+    prepared = prepare_qat_pt2e(exported, MeraQuantizer(is_qat=True))
+    prepared(x).square().mean().backward()
+    quantized = convert(prepared)
+    runner = mera_torch.export(quantized, (x,), tmp_path / "m", target="InterpreterHw").get_runner()
+    with torch.no_grad():
+        assert sqnr_db(quantized(x), runner(x)) > 25  # a step here and there
+    assert mera_torch.explain(quantized, (x,)).on_host == []
 
 
 def test_calibrate_runs_prepared_modules() -> None:

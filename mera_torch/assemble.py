@@ -33,7 +33,7 @@ def relaid(model: ImportedModel, layout: str) -> ImportedModel:
     inputs = [_moved(info, order, layout) if _differs(info, layout) else info for info in model.info.inputs]
     given = [new.placeholder(info) for info in inputs]
     values = [
-        new.permute(node, back) if _differs(info, layout) else node
+        new.contiguous(new.permute(node, back)) if _differs(info, layout) else node
         for node, info in zip(given, model.info.inputs, strict=True)
     ]
     found, outputs = new.add(model, values)
@@ -176,6 +176,13 @@ class _Assembly:
         val = node.meta["val"]
         new = self.graph.call_function(torch.ops.aten.permute.default, (node, list(order)))
         return self._of_shape(new, [val.shape[d] for d in order], val.dtype)
+
+    def contiguous(self, node: fx.Node) -> fx.Node:
+        """The value in the order of memory that the model's views were exported for."""
+        val = node.meta["val"]
+        clone = torch.ops.aten.clone.default
+        new = self.graph.call_function(clone, (node,), {"memory_format": torch.contiguous_format})
+        return self._of_shape(new, val.shape, val.dtype)
 
     def add(
         self, model: ImportedModel, inputs: Sequence[fx.Node], known: dict[fx.Node, fx.Node] | None = None,

@@ -12,25 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from .arrays import Array as Array
+from .arrays import Spec as Spec
+from .arrays import listed, load_array, read_npz
 from .errors import ConfigError, CorruptFileError, InvalidModelError, MeraError, StorageError, nearest
 
-Array = npt.NDArray[Any]
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 ARRAYS = (".npy", ".npz")
-
-
-@dataclass(frozen=True)
-class Spec:
-    """An input or output of a network: dtype is numpy's name of it; shape includes the batch."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        return f"{self.name!r} ({self.dtype}{list(self.shape)})"
 
 
 # ---- preprocessing of images ----
@@ -152,7 +141,9 @@ def image(path: Path, spec: Spec, how: Preprocess | None) -> Array:
     dtype = np.dtype(spec.dtype)
     if how is None:
         if dtype != np.uint8:
-            raise ConfigError(f"images for {spec} need --preprocess: {', '.join(PRESETS)}, KEY=VALUE or a .toml file")
+            raise ConfigError(
+                f"images for {spec} need preprocess= (--preprocess): {', '.join(PRESETS)}, KEY=VALUE or a .toml file"
+            )
         how = PRESETS["raw"]
     layout, height, width, depth = _geometry(spec, how)
     if depth not in (1, 3) or (how.channels == "gray") != (depth == 1):
@@ -219,36 +210,15 @@ def _cropped(picture: Any, how: Preprocess, path: Path) -> Any:
 # ---- files ----
 
 
-def load_array(path: Path) -> Array:
-    """The array of a .npy file, mapped rather than read. Raises StorageError, CorruptFileError."""
-    found = _load(path)
-    if not isinstance(found, np.ndarray):
-        found.close()
-        raise InvalidModelError(f"{str(path)!r} holds several arrays; give each input as a .npy file")
-    return found
-
-
-def _load(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise StorageError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    except (OSError, ValueError, EOFError) as error:
-        said = str(error).splitlines()[0] if str(error) else "it is empty"
-        if "pickle" in said:  # numpy takes what it does not know for a pickle, and advises to load it as one
-            said = "it begins like neither, or holds objects"
-        raise CorruptFileError(f"{str(path)!r} is no .npy or .npz file of numbers: {said}") from error
-
-
 def read_inputs(paths: Sequence[Path], specs: Sequence[Spec], how: Preprocess | None = None) -> list[Array]:
     """One run's inputs: a file for each input in order (.npy or an image), or one .npz with all of them by name.
 
     Raises InvalidModelError for a wrong count, shape or dtype, StorageError, CorruptFileError, ConfigError.
     """
-    if len(paths) == 1 and paths[0].suffix == ".npz":
-        return [_fitting(array, spec) for array, spec in zip(_members(paths[0], specs), specs, strict=True)]
+    if len(paths) == 1 and paths[0].suffix.lower() == ".npz":
+        return [_fitting(array, spec) for array, spec in zip(read_npz(paths[0], specs), specs, strict=True)]
     if len(paths) != len(specs):
-        raise InvalidModelError(f"the model takes {len(specs)} inputs ({_listed(specs)}), got {len(paths)} files")
+        raise InvalidModelError(f"the model takes {len(specs)} inputs ({listed(specs)}), got {len(paths)} files")
     return [
         image(path, spec, how) if path.suffix.lower() in IMAGES else _fitting(load_array(path), spec)
         for path, spec in zip(paths, specs, strict=True)
@@ -261,30 +231,6 @@ def _fitting(array: Array, spec: Spec) -> Array:
             f"input {spec.name!r} must be {spec.dtype}{list(spec.shape)}, got {array.dtype}{list(array.shape)}"
         )
     return np.array(array, order="C")
-
-
-def _listed(specs: Sequence[Spec]) -> str:
-    return ", ".join(map(str, specs))
-
-
-def _members(path: Path, specs: Sequence[Spec]) -> list[Array]:
-    """The arrays of a .npz file in the inputs' order: by name, or the only one."""
-    try:
-        with _load(path) as archive:
-            names = list(archive.files)
-            if len(names) == len(specs) == 1:
-                return [archive[names[0]]]
-            missing = [spec.name for spec in specs if spec.name not in names]
-            if missing:
-                raise InvalidModelError(
-                    f"{str(path)!r} has no array {missing[0]!r}; it has {', '.join(names)}, the model takes "
-                    f"{_listed(specs)}"
-                )
-            return [archive[spec.name] for spec in specs]
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, MeraError):
-            raise
-        raise CorruptFileError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def random_inputs(specs: Sequence[Spec], seed: int = 0) -> list[Array]:
@@ -322,9 +268,9 @@ class Samples:
         self.path, self.specs, self.how, self.limit = Path(path), list(specs), how, limit
         self.left_over = 0
         self._files = _files_of(self.path)
-        if len(specs) != 1 and any(file.suffix != ".npz" for file in self._files):
+        if len(specs) != 1 and any(file.suffix.lower() != ".npz" for file in self._files):
             raise InvalidModelError(
-                f"{str(path)!r}: the model takes {len(specs)} inputs ({_listed(specs)}); give .npz files of them all"
+                f"{str(path)!r}: the model takes {len(specs)} inputs ({listed(specs)}); give .npz files of them all"
             )
 
     def __len__(self) -> int:
@@ -360,17 +306,19 @@ class Samples:
             if len({len(array) for array in arrays}) != 1:
                 raise InvalidModelError(f"{str(file)!r}: its arrays hold different numbers of samples")
             for index in range(len(arrays[0])):
-                yield [np.array(array[index : index + 1]) for array in arrays]
+                rows = zip(arrays, self.specs, strict=True)
+                yield [np.array(array[index : index + 1], spec.dtype) for array, spec in rows]
 
     def _arrays(self, file: Path) -> list[Array]:
-        return _members(file, self.specs) if file.suffix == ".npz" else [load_array(file)]
+        return read_npz(file, self.specs) if file.suffix.lower() == ".npz" else [load_array(file)]
 
     def _count(self, file: Path) -> int:
         return len(self._rows(self._arrays(file)[0], self.specs[0], file))
 
     def _rows(self, array: Array, spec: Spec, file: Path) -> Array:
         """The array as [samples, ...]."""
-        if str(array.dtype) != spec.dtype:
+        floats = array.dtype.kind == "f" == np.dtype(spec.dtype).kind
+        if str(array.dtype) != spec.dtype and not floats:
             raise InvalidModelError(f"{str(file)!r}: input {spec.name!r} must be {spec.dtype}, got {array.dtype}")
         one = spec.shape[1:]
         if array.shape == one:

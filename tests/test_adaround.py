@@ -143,23 +143,23 @@ def test_the_same_twice_and_with_progress() -> None:
 
 
 def test_reported_error_is_the_layers_error() -> None:
-    """Of the first layer, whose inputs are those of the float network but for their own rounding."""
+    """Of the first layer: between its integers and its float weights, both with its int8 inputs."""
     quantized, report = rounded({}, sweeps=1)
-    data = torch.cat(images(24))
-    outputs = []
-    for graph in (quantized.module, quantized.reference):
-        node = weighted(graph)[0]
+    node, twin = (weighted(graph)[0] for graph in (quantized.module, quantized.reference))
+    pairs = []
 
-        class Stop(torch.fx.Interpreter):
-            def run_node(self, n: torch.fx.Node, until: Any = node) -> Any:
-                result = super().run_node(n)
-                if n is until:
-                    outputs.append(result)
-                return result
+    class Watch(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> Any:
+            result = super().run_node(n)
+            if n is node:
+                weight, bias = (quantized.reference.get_parameter(each.target) for each in twin.args[1:3])
+                pairs.append((result, n.target(self.env[n.args[0]], weight, bias, *n.args[3:])))
+            return result
 
-        for x in data.split(1):
-            Stop(graph).run(x)
-    got, expected = torch.cat(outputs[:24]).double(), torch.cat(outputs[24:]).double()
+    with torch.no_grad():
+        for x in images(24):
+            Watch(quantized.module).run(x)
+    got, expected = (torch.cat(side).double() for side in zip(*pairs, strict=True))
     error = (got - expected).square().mean((0, 2, 3)).sum() / expected.var((0, 2, 3), correction=0).sum()
     assert abs(float(error) - report[0].rounded) < 0.02 * report[0].rounded
 
@@ -175,10 +175,12 @@ def test_in_one_call_and_on_the_accelerator(tmp_path: Path) -> None:
             assert float((runner(x) - quantized(x)).abs().max()) <= 1.01 * step
 
 
-def test_too_little_data_for_many_weights_changes_little() -> None:
-    """A linear with far more inputs than samples could be fitted to anything."""
+@pytest.mark.parametrize("samples", [8, 256])
+def test_too_little_data_for_many_weights_changes_little(samples: int) -> None:
+    """A linear with more inputs than samples could be fitted to anything, and stays as it is."""
     torch.manual_seed(0)
-    model, data = nn.Linear(256, 10), [torch.randn(1, 256) for _ in range(8)]
+    model, data = nn.Linear(256, 10), [torch.randn(1, 256) for _ in range(samples)]
     quantized = pipeline.run(model, data[0], data, {"correct_bias": False}, False)
-    (layer,) = adaround(quantized.module, quantized.reference, [(x,) for x in data])
-    assert layer.moved < 0.2 * layer.weights and layer.rounded <= layer.nearest
+    report = adaround(quantized.module, quantized.reference, [(x,) for x in data])
+    assert len(report) == (samples == 256)
+    assert all(layer.moved < 0.2 * layer.weights and layer.rounded <= layer.nearest for layer in report)

@@ -126,15 +126,14 @@ def test_quantize_from_a_folder_of_images(model: Path, tmp_path: Path, mera: Mer
         Image.fromarray((image[0].numpy() * 255).astype(np.uint8)).save(folder / f"{index}.png")
     base = ["quantize", model.parent / "float.pt2", "--calibration", folder, "--output", tmp_path / "q.pt2"]
     refused = mera(*base)
-    assert refused.code == 7 and "need --preprocess" in refused.err
+    assert refused.code == 7 and "need preprocess= (--preprocess)" in refused.err
     done = mera(*base, "--preprocess", "unit", "--preprocess", "channels=gray")
     assert done.code == 0 and "calibrated on 6 samples" in done.out and "PSNR" in done.out
 
 
-@pytest.mark.parametrize(("shape", "code"), [((3, 7), 3), ((0, 1, 28, 28), 8)])
+@pytest.mark.parametrize("shape", [(3, 7), (0, 1, 28, 28)])
 def test_quantize_refuses_other_data(
     shape: tuple[int, ...],
-    code: int,
     model: Path,
     tmp_path: Path,
     mera: Mera,  # noqa: F811
@@ -143,7 +142,7 @@ def test_quantize_refuses_other_data(
     found = mera(
         "quantize", model.parent / "float.pt2", "--calibration", tmp_path / "x.npy", "--output", tmp_path / "q.pt2"
     )
-    assert found.code == code and not (tmp_path / "q.pt2").exists()
+    assert found.code == 8 and not (tmp_path / "q.pt2").exists()
 
 
 # ---- compile ----

@@ -19,13 +19,14 @@ import pytest
 import torch
 from face import nhwc
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import mera_torch
 from mera_torch import CalibrationError, ConfigError, CorruptFileError, InvalidModelError, Layout, ModelQuantizer
 from mera_torch.quant.calibration import checkpoint as checkpoints
 from mera_torch.quant.calibration import data as calibration_data
 from mera_torch.quant.quantized_model import QuantizedModel
+from mera_torch.quant.transforms.fake import sqnr_db
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch's, of TorchScript and of its own pytrees
 
@@ -228,6 +229,28 @@ def test_onnx(net: nn.Module, images: Tensor, wanted: Tensor, tmp_path: Path) ->
     assert quantized.info.inputs[0].shape == (2, 3, 16, 16)
     with torch.no_grad():
         assert (quantized(images[:2]) - conv(images[:2])).abs().max() < 0.06
+    assert ModelQuantizer(tmp_path / "net.onnx", (2, 16, 16, 3), layout="NHWC").info.inputs[0].shape == (2, 16, 16, 3)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(InvalidModelError, match="'height': give input_shape, such as"):
+        ModelQuantizer(model)
+
+
+def test_sizes_that_a_program_leaves_open(net: nn.Module, images: Tensor, wanted: Tensor, tmp_path: Path) -> None:
+    """They are those of input_shape; images are NCHW unless the layout says otherwise."""
+    batch = torch.export.Dim("batch", min=1, max=8)
+    program = torch.export.export(net, (images[:2],), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "open.pt2")
+    for model in (program, tmp_path / "open.pt2"):
+        quantizer = ModelQuantizer(model, SHAPE, config=QUICK).calibrate(images, progress=False)
+        assert torch.allclose(quantizer.quantize(progress=False)(images[:1]), wanted, atol=1e-6)
+    quantizer = ModelQuantizer(program, (4, 16, 16, 3), layout="NHWC", config=QUICK)
+    quantized = quantizer.calibrate(nhwc(images), progress=False).quantize(progress=False)
+    assert sqnr_db(wanted, quantized(nhwc(images[:4]))[:1]) > 30  # ranges are of batches: 4 images have others
+    for shape, message in ((None, "dynamic dimension: give input_shape"), ((9, 3, 16, 16), "cannot take .*<= 8")):
+        with pytest.raises(InvalidModelError, match=message):
+            ModelQuantizer(program, shape)
+    with pytest.raises(InvalidModelError, match="input_shape has 2 shapes, the model the inputs x"):
+        ModelQuantizer(program, [SHAPE, SHAPE])
 
 
 def test_tflite(tmp_path: Path) -> None:
@@ -275,7 +298,11 @@ def test_models_that_cannot_be(net: nn.Module, tmp_path: Path) -> None:
         (InvalidModelError, "give input_shape", net, None),
         (InvalidModelError, "input_shape must be a shape", net, "1,3,16,16"),
         (InvalidModelError, "input_shape must be a shape", net, [[1, -3, 16, 16]]),
-        (InvalidModelError, "cannot capture", net, (1, 4, 16, 16)),
+        (InvalidModelError, "every size must be a number above 0", net, (None, 3, 16, 16)),
+        (InvalidModelError, "every size must be a number above 0", net, (1, 3, -1, 16)),
+        (InvalidModelError, "every size must be a number above 0", net, (0, 3, 16, 16)),
+        (InvalidModelError, r"cannot capture .* \(nor does it take", net, (1, 4, 16, 16)),
+        (InvalidModelError, "is on the meta device", nn.Conv2d(3, 4, 3, device="meta"), SHAPE),
         (InvalidModelError, "does not exist", tmp_path / "absent.onnx", SHAPE),
         (CorruptFileError, "is no", tmp_path / "junk.pt", SHAPE),
         (InvalidModelError, "model must be a path", 3, SHAPE),
@@ -287,6 +314,32 @@ def test_models_that_cannot_be(net: nn.Module, tmp_path: Path) -> None:
         ModelQuantizer(torch.export.export(net, (torch.zeros(SHAPE),)), (2, 3, 16, 16))
     with pytest.raises(ConfigError, match="did you mean 'NHWC'"):
         ModelQuantizer(net, SHAPE, layout="NHCW")
+
+
+def test_a_quantized_model_is_told_so(net: nn.Module, images: Tensor) -> None:
+    quantized = quantized_on(net, images)
+    for model in (quantized, quantized.module):
+        with pytest.raises(InvalidModelError, match=r"already quantized \(it contains [a-z_ ]+\)$"):
+            ModelQuantizer(model, SHAPE)
+
+
+class Unexportable(nn.Module):
+    """Cannot be exported, whatever the layout."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyError("weights")
+
+
+def test_what_export_says_is_one_sentence() -> None:
+    with pytest.raises(InvalidModelError, match="cannot capture Unexportable: KeyError 'weights'$"):
+        ModelQuantizer(Unexportable(), SHAPE)
+
+
+def test_a_configuration_that_leaves_nothing(net: nn.Module, images: Tensor) -> None:
+    quantizer = ModelQuantizer(net, SHAPE).calibrate(images, progress=False)
+    for config in ({"exclude": ["*"]}, {"dtype": "float"}):
+        with pytest.raises(mera_torch.UnsupportedError, match="the configuration keeps every operator out of int8"):
+            quantizer.quantize(config, progress=False)
 
 
 # ---- bad calibration data ----
@@ -398,6 +451,23 @@ def test_a_generator_is_read_once_and_can_be_passed_over_again(net: nn.Module, i
     found = quantizer.quantize({**QUICK, "equalize": True}, progress=False)
     alone = ModelQuantizer(net, SHAPE, config={**QUICK, "equalize": True}).calibrate(images, progress=False)
     assert torch.equal(found(images[:1]), alone.quantize(progress=False)(images[:1]))
+
+
+class Endless(IterableDataset):
+    """A data set that does not know how long it is."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.images)
+
+
+def test_data_sets_without_length(net: nn.Module, images: Tensor, wanted: Tensor) -> None:
+    for data in (Endless(images), DataLoader(Endless(images), batch_size=5)):
+        assert torch.equal(quantized_on(net, data)(images[:1]), wanted)
+    loader = DataLoader(Endless(images), batch_size=1)
+    assert torch.equal(mera_torch.quantize(net, images[:1], loader, config=QUICK, progress=False)(images[:1]), wanted)
 
 
 def test_what_is_spooled_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: nn.Module) -> None:

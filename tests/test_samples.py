@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mera_torch.arrays import read_npz
 from mera_torch.errors import ConfigError, CorruptFileError, InvalidModelError, MeraError, StorageError
 from mera_torch.samples import PRESETS, Preprocess, Samples, Spec, image, preprocess, random_inputs, read_inputs
 
@@ -94,7 +96,7 @@ def test_resize_keeps_the_aspect_or_not(picture: Path) -> None:
 
 
 def test_images_that_do_not_fit(picture: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="need --preprocess: imagenet"):
+    with pytest.raises(ConfigError, match=r"need preprocess= \(--preprocess\): imagenet"):
         image(picture, NCHW, None)
     with pytest.raises(ConfigError, match="its rank is 2"):
         image(picture, Spec("x", (1, 5), "float32"), PRESETS["unit"])
@@ -195,13 +197,41 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         ("empty", "holds no .npy", InvalidModelError),
         ("text.txt", "is no .npy or .npz file", InvalidModelError),
         ("wrong.npy", r"takes samples of shape \[4\], got an array \[3, 5\]", InvalidModelError),
-        ("double.npy", "must be float32, got float64", InvalidModelError),
+        ("bytes.npy", "must be float32, got uint8", InvalidModelError),
     ],
 )
 def test_samples_that_are_none(name: str, sentence: str, error: type[MeraError], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.txt").write_text("no")
     np.save(tmp_path / "wrong.npy", np.ones((3, 5), np.float32))
-    np.save(tmp_path / "double.npy", np.ones((3, 4)))
+    np.save(tmp_path / "bytes.npy", np.ones((3, 4), np.uint8))
     with pytest.raises(error, match=sentence):
         list(Samples(tmp_path / name, [Spec("x", (1, 4), "float32")]))
+
+
+def test_large_arrays_of_npz_files_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether packed or not, a large array is not read whole; a narrow or wide float becomes the input's."""
+    monkeypatch.setattr("mera_torch.arrays._LARGE", 100)
+    spec = Spec("x", (1, 4), "float32")
+    values = np.arange(80, dtype=np.float64).reshape(20, 4)
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "x.npz", x=values, label=np.zeros(20))
+        assert isinstance(read_npz(tmp_path / "x.npz", [spec])[0], np.memmap)
+        samples = [sample for (sample,) in Samples(tmp_path / "x.npz", [spec])]
+        assert {sample.dtype.name for sample in samples} == {"float32"}
+        assert np.array_equal(np.concatenate(samples), values)
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:200], lambda d: d[:60] + b"????" + d[64:], lambda d: b""])
+def test_damaged_npz_files(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    np.savez(tmp_path / "whole.npz", x=np.ones((20, 4), np.float32))
+    (tmp_path / "x.npz").write_bytes(damage((tmp_path / "whole.npz").read_bytes()))
+    with pytest.raises(CorruptFileError, match=r"x\.npz"):
+        list(Samples(tmp_path / "x.npz", [Spec("x", (1, 4), "float32")]))
+
+
+def test_an_npy_file_under_another_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((20, 4), np.float32))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    with pytest.raises(CorruptFileError, match="rename it"):
+        list(Samples(tmp_path / "x.npz", [Spec("x", (1, 4), "float32")]))

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from mera_torch.assemble import TO_NCHW, TO_NHWC, relaid
-from mera_torch.converters import ImportedModel, ModelInfo, TensorInfo, format_of, info_of, load_model
+from mera_torch.converters import ImportedModel, ModelInfo, TensorInfo, format_of, from_pt2, info_of, load_model
+from mera_torch.converters.exported import load_exported
 from mera_torch.converters.files import read
-from mera_torch.errors import InvalidModelError, MeraError, UnsupportedError
+from mera_torch.converters.graph import first_line
+from mera_torch.errors import InvalidModelError, MeraError, ShapeNeededError, UnsupportedError
 from mera_torch.input_desc import InputDescriptionContainer
 from mera_torch.loader import MeraModel, ModelLoader
 from mera_torch.targets import Layout
@@ -27,6 +30,7 @@ from .graphs.capture import export_float
 Shapes = list[tuple[str, tuple[int, ...], torch.dtype]]
 """(name or "", shape, dtype) of each input."""
 _ONE = "(1, 3, 224, 224)"
+_FIXED = "every size must be a number above 0, the batch's too: the DNA computes networks of fixed shapes"
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ def open_float(model: Any, input_shape: Any, layout: Layout | str | None, name: 
     shapes = None if input_shape is None else _shapes(input_shape)
     if isinstance(model, MeraModel):
         return _imported(model.module, shapes, wanted, name or model.model_name)
-    if isinstance(model, torch.export.ExportedProgram):
-        model = load_from_program(model)
+    if isinstance(model, ExportedProgram):
+        return _program(model, shapes, wanted, name or "model")
     if isinstance(model, ImportedModel):
         return _imported(model, shapes, wanted, name or "model")
     if isinstance(model, str | os.PathLike | bytes):
@@ -71,18 +75,13 @@ def open_float(model: Any, input_shape: Any, layout: Layout | str | None, name: 
     )
 
 
-def load_from_program(program: torch.export.ExportedProgram) -> ImportedModel:
-    """An ExportedProgram as the importers give models."""
-    from mera_torch.converters import from_pt2
-
-    return from_pt2(program)
-
-
 # ---- shapes ----
 
 
 def _shapes(given: Any) -> Shapes:
     """One shape, a list of shapes or of (shape, dtype), or {name: shape or (shape, dtype)}."""
+    if isinstance(given, list | tuple) and any(size is None or size == -1 for size in given if not _has_dtype(size)):
+        raise InvalidModelError(f"input_shape {given!r:.80}: {_FIXED}")
     if isinstance(given, Mapping):
         rows = {name: value if _has_dtype(value) else (value, "float32") for name, value in given.items()}
     elif isinstance(given, list | tuple) and given and all(isinstance(size, Integral) for size in given):
@@ -97,6 +96,8 @@ def _shapes(given: Any) -> Shapes:
         desc = InputDescriptionContainer(rows)
     except InvalidModelError as error:
         raise InvalidModelError(f"input_shape must be a shape such as {_ONE}, or a list of them: {error}") from error
+    if any(size == 0 for row in desc.values() for size in row.input_shape):
+        raise InvalidModelError(f"input_shape {given!r:.80}: {_FIXED}")
     named = isinstance(given, Mapping)
     return [(key if named else "", row.input_shape, getattr(torch, row.input_type)) for key, row in desc.items()]
 
@@ -120,12 +121,56 @@ def _file(source: Any, shapes: Shapes | None, layout: Layout | None, name: str) 
         raise InvalidModelError(f"{source!r:.100} is quantized already: QuantizedModel.load reads it")
     if kind == "torchscript":
         return _torchscript(source, shapes, layout, name)
+    if kind == "pt2":
+        return _program(load_exported(source), shapes, layout, name)
     options: dict[str, Any] = {}
     if shapes and kind == "keras":
         options["batch_num"] = _batch(shapes)
     if shapes and kind == "onnx":
-        options["shape_mapping"] = _onnx_shapes(source, shapes)
-    return _imported(load_model(source, **options), shapes, layout, name)
+        options["shape_mapping"] = _onnx_shapes(source, _as_nchw(shapes, layout))
+    try:
+        model = load_model(source, **options)
+    except ShapeNeededError as error:
+        raise InvalidModelError(f"{error.problem}: give input_shape, such as {_ONE}") from error
+    return _imported(model, shapes, layout, name)
+
+
+def _program(program: ExportedProgram, shapes: Shapes | None, layout: Layout | None, name: str) -> FloatModel:
+    model = from_pt2(_fixed(program, _as_nchw(shapes, layout)))
+    if layout is not None:  # PyTorch's images are N, C, H, W
+        inputs, outputs = (
+            tuple(replace(row, layout="NCHW") if len(row.shape) == 4 else row for row in rows)
+            for rows in (model.info.inputs, model.info.outputs)
+        )
+        model.meta["mera_model"] = replace(model.info, inputs=inputs, outputs=outputs)
+    return _imported(model, shapes, layout, name)
+
+
+def _fixed(program: ExportedProgram, shapes: Shapes | None) -> ExportedProgram:
+    """The program for these sizes of what it leaves open."""
+    places = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs]
+    values = {place.name: place.meta["val"] for place in places if isinstance(place.meta["val"], torch.Tensor)}
+    open_ones = [key for key, value in values.items() if not all(isinstance(size, int) for size in value.shape)]
+    if not open_ones:
+        return program
+    if shapes is None:
+        raise InvalidModelError(f"input {open_ones[0]!r} has a dynamic dimension: give input_shape, such as {_ONE}")
+    given = {key or own: shape for own, (key, shape, _) in zip(values, shapes, strict=False)}
+    if len(shapes) != len(values) or set(given) != set(values) or len(values) != len(places):
+        raise InvalidModelError(f"input_shape has {len(shapes)} shapes, the model the inputs {', '.join(values)}")
+    examples = tuple(torch.zeros(given[key], dtype=value.dtype) for key, value in values.items())
+    try:
+        return torch.export.export(program.module(), examples)
+    except Exception as error:  # torch.export has no common base of its errors
+        sizes = [list(x.shape) for x in examples]
+        raise InvalidModelError(f"the model cannot take input_shape {sizes}: {first_line(error)}") from error
+
+
+def _as_nchw(shapes: Shapes | None, layout: Layout | None) -> Any:
+    """The shapes of a network that computes in NCHW."""
+    if shapes is None or layout is not Layout.NHWC:
+        return shapes
+    return [(key, _moved(shape, TO_NCHW) if len(shape) == 4 else shape, dtype) for key, shape, dtype in shapes]
 
 
 def _onnx_shapes(source: Any, shapes: Shapes) -> dict[str, tuple[int, ...]]:
@@ -219,7 +264,9 @@ def _in_layout(load: Callable[[Layout], FloatModel], shapes: Shapes, layout: Lay
     except MeraError as error:
         try:
             return load(Layout.NHWC)
-        except MeraError:
+        except MeraError as other:
+            if str(other) == str(error):  # nothing that a layout would change
+                raise error from None
             raise type(error)(f"{error} (nor does it take these shapes as N, H, W, C)") from error
 
 

@@ -37,8 +37,8 @@ class ModelQuantizer:
         model: A path (TorchScript, .pt2, ONNX, TFLite, Keras), an nn.Module, a ScriptModule, an ExportedProgram, or a
             model from :class:`mera_torch.ModelLoader`.
         input_shape: One shape or a list of them, batch included, each maybe with its dtype: ``((1, 16), "int64")``; or
-            a dict of these by name. Modules and TorchScript need it; of ONNX files it sets sizes that the file leaves
-            open. Its order of dimensions is `layout`'s.
+            a dict of these by name. Modules and TorchScript need it; of ONNX and .pt2 files it sets sizes that the file
+            leaves open. Its order of dimensions is `layout`'s.
         layout: How images lie in the arrays that you give and get, ``NHWC`` or ``NCHW``. None: as the file says; for
             PyTorch models, whichever of the two fits `input_shape` (N, C, H, W where both do).
         config: A :class:`QuantConfig`, a dict, a preset's name or a TOML file.

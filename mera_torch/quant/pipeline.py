@@ -1,6 +1,6 @@
 """The whole flow of quantization after training: read `run` from top to bottom.
 
-export -> recognize -> float transforms -> prepare -> calibrate -> convert -> corrections
+export -> recognize -> float transforms -> prepare -> calibrate -> tune ranges -> convert -> corrections
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mera_torch.errors import UnsupportedError
 
 from .calibration.calibrate import ProgressOption, calibrate
 from .calibration.data import Batches, Inputs, Seen, as_inputs, take_first
+from .calibration.tune import tune_ranges
 from .config import QuantConfig
 from .convert import convert
 from .findings import Finding
@@ -33,6 +34,7 @@ from .transforms.correct_bias import correct_bias
 from .transforms.equalize import equalize
 from .transforms.hardswish import map_silu
 from .transforms.heads import split_heads
+from .transforms.masks import keep_masks
 from .transforms.smooth import smooth
 
 Transform = Callable[[GraphModule, Sequence[Inputs], QuantConfig, ProgressOption], Any]
@@ -161,7 +163,8 @@ def prepare(
     remove_in_place(model)
     recognize(model)
     separate_shared_convolutions(model)
-    findings = list(lint(model, first, config)) if check and first else []
+    findings = keep_masks(model, first)
+    findings += lint(model, first, config) if check and first else []
     reports: dict[str, Any] = {}
     for name, transform in TRANSFORMS:
         if getattr(config, name) and first:
@@ -170,9 +173,10 @@ def prepare(
     quantizer = MeraQuantizer(config)
     prepared = prepare_pt2e(model, quantizer)
     if not quantizer.found:
-        raise UnsupportedError(
-            "the model has no operator that the DNA computes in int8 (docs/quantization.md lists them)"
-        )
+        why = "the model has no operator that the DNA computes in int8 (docs/quantization.md lists them)"
+        if quantizer.dtypes:
+            why = "the configuration keeps every operator out of int8 (dtype, exclude or rules); nothing is left for it"
+        raise UnsupportedError(why)
     return Prepared(prepared, findings, reports)
 
 
@@ -184,6 +188,7 @@ def finish(
     prepared: Prepared, first: Sequence[Inputs], config: QuantConfig, progress: ProgressOption
 ) -> tuple[GraphModule, GraphModule]:
     """(float twin, quantized network) of a calibrated network, which is used up."""
+    prepared.findings += tune_ranges(prepared.model, first, seed=config.seed, progress=progress)
     reference = without_observers(prepared.model)
     module = convert(prepared.model)
     for name, correction in CORRECTIONS:

@@ -31,6 +31,7 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 from .calibration.observers import ActivationObserver, WeightObserver, bias_qparams
 from .calibration.ranges import LEVELS
 from .config import QuantConfig
+from .graphs import operators as ops
 from .graphs.canonicalize import canonicalize
 from .graphs.domains import Domains, drop_idle, fixed_domains, sharing_domains
 from .graphs.patterns import QuantizedOp, attribute, describe, find_constants, find_quantized_ops, is_float32
@@ -100,6 +101,9 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
             settings = resolver.settings(*members[group])
             if group not in kept:
                 settings = replace(settings, activation_observer=settings.output_observer)
+            elif settings.activation_observer == "auto" and any(v.op == "placeholder" for v in members[group]):
+                # White and black cover whole regions of images: where they are clipped, errors add up.
+                settings = replace(settings, activation_observer="histogram")
             return self._activation_spec(settings, fixed.get(group) if settings.fixed_ranges else None)
 
         for node in model.graph.nodes:
@@ -113,7 +117,7 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
                 if op.weight is not None:
                     settings = resolver.settings(*op.nodes)
                     annotation.input_qspec_map[op.weight] = self._weight_spec(settings, op.axis)
-                    if op.bias is not None:
+                    if op.bias is not None and not self._folds_shared(op):
                         places = ((op.inputs[0], node), (op.weight, node))
                         annotation.input_qspec_map[op.bias] = _bias_spec(settings, places)
             if node in outputs:
@@ -142,6 +146,12 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
             bias = attribute(model, str(op.bias.target))
             if isinstance(weight, WeightObserver) and isinstance(bias, torch.Tensor) and activation is not None:
                 weight.bounds = (activation, bias)
+
+    def _folds_shared(self, op: QuantizedOp) -> bool:
+        """Whether training folds a batch norm into a weight that others read, too: torchao then loses the places that
+        the bias is derived from, and :func:`~mera_torch.quant.convert.convert` makes it int32 after training."""
+        folds = any(node.target in ops.BATCH_NORM for node in op.nodes)
+        return self.is_qat and folds and op.weight is not None and len(op.weight.users) > 1
 
     def _activation_spec(self, settings: Settings, fixed: tuple[float, int] | None) -> QuantizationSpecBase:
         symmetric = settings.activation_scheme == "symmetric"

@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,14 @@ def _bytes(batch: Inputs) -> int:
     return sum(x.nbytes for x in batch if isinstance(x, torch.Tensor))
 
 
+def length_of(items: Any) -> int | None:
+    """How many items there are, where they say so: a DataLoader has ``__len__`` even if its data set has none."""
+    try:
+        return len(items)
+    except TypeError:
+        return None
+
+
 class Batches:
     """Calibration data as tuples of contiguous tensors like the examples, to be iterated any number of times.
 
@@ -80,7 +88,7 @@ class Batches:
     @property
     def total(self) -> int | None:
         """The number of batches, where it is known before reading them."""
-        return len(self.source) if isinstance(self.source, Sized) else None
+        return length_of(self.source)
 
     def __iter__(self) -> Iterator[Inputs]:
         return iter(self._spool) if self._spool is not None else checked(self.source, self.examples, self.names)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from mera_torch.converters.model import TensorInfo
-from mera_torch.errors import CalibrationError, ConfigError, nearest
+from mera_torch.errors import CalibrationError, ConfigError, InvalidModelError, nearest
 from mera_torch.samples import PRESETS, Preprocess, Samples, Spec
 from mera_torch.samples import preprocess as read_preprocess
 
-from .data import Inputs, check_finite
+from .data import Inputs, check_finite, length_of
 
 Pick = Callable[[Any], Any] | str | int | Sequence[str | int] | None
 
@@ -55,7 +55,11 @@ class Feed:
         self._size = _batch_size(infos)
         if isinstance(data, str | os.PathLike):
             specs = [Spec(i.name, i.shape, str(i.dtype).removeprefix("torch.")) for i in infos]
-            data = Samples(data, specs, _preprocess(preprocess))
+            how = _preprocess(preprocess)
+            try:
+                data = Samples(data, specs, how)
+            except InvalidModelError as error:
+                raise CalibrationError(f"calibration data: {error}") from error
         elif preprocess is not None:
             raise ConfigError("preprocess says how images in a folder become inputs: give the folder as the data")
         self._data = self._iterable(data)
@@ -68,15 +72,13 @@ class Feed:
     @property
     def total(self) -> int | None:
         """About how many batches there are, where that is known before reading them."""
-        if not isinstance(self._data, Sized):
-            return None
-        size = getattr(self._data, "batch_size", None)  # of a DataLoader
-        return len(self._data) * size // self._size if isinstance(size, int) and self._size else len(self._data)
+        count, size = length_of(self._data), getattr(self._data, "batch_size", None)  # of a DataLoader
+        return count * size // self._size if count is not None and isinstance(size, int) and self._size else count
 
     def __iter__(self) -> Iterator[Inputs]:
         held: list[list[torch.Tensor]] = [[] for _ in self.infos]
         samples = 0
-        for index, item in enumerate(_items(self._data)):
+        for index, item in enumerate(_read(self._data)):
             tensors, exact = self._tensors(index, item)
             if exact and not samples:
                 yield tuple(tensors)
@@ -183,6 +185,8 @@ class Feed:
                 value = torch.from_numpy(np.array(value, order="C"))
             except TypeError as error:
                 raise self._wrong(index, info, f"dtype {np.asarray(value).dtype} is none of a network's") from error
+        if value.layout != torch.strided:
+            raise self._wrong(index, info, f"must be a dense tensor, got {value.layout}")
         tensor: torch.Tensor = value.detach().contiguous()
         if tensor.dtype != info.dtype:
             floats = tensor.is_floating_point() and info.dtype.is_floating_point
@@ -220,6 +224,14 @@ def seeded(items: Iterable[Any], seed: int) -> Iterator[Any]:
         if item is end:
             return
         yield item
+
+
+def _read(data: Any) -> Iterator[Any]:
+    """Its items; what is wrong with a file of arrays is wrong with the data."""
+    try:
+        yield from _items(data)
+    except InvalidModelError as error:
+        raise CalibrationError(f"calibration data: {error}") from error
 
 
 def _items(data: Any) -> Iterator[Any]:

@@ -94,12 +94,17 @@ class ActivationObserver(_NamedObserver):
             if not each.statistics.batches:
                 raise each._never_seen()
         leader = self.group[0]
-        seen = tuple(each.statistics.elements for each in self.group)
-        if leader._found is None or leader._found[0] != seen:
+        if leader._found is None or leader._found[0] != self._seen():
             total = merged(each.statistics for each in self.group)
-            found = find_range(total, self.kind, percentile=self.percentile, symmetric=self.symmetric)
-            leader._found = seen, found
-        return leader._found[1]
+            self.settle(find_range(total, self.kind, percentile=self.percentile, symmetric=self.symmetric))
+        return leader._found[1]  # type: ignore[index]  # settled above
+
+    def settle(self, found: Range) -> None:
+        """Makes `found` the group's range, until more is seen."""
+        self.group[0]._found = self._seen(), found
+
+    def _seen(self) -> tuple[int, ...]:
+        return tuple(each.statistics.elements for each in self.group)
 
     def calculate_qparams(self, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
         scale, zero_point = self.fixed or affine(*self.range(), symmetric=self.symmetric)

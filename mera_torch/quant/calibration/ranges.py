@@ -16,6 +16,7 @@ LEVELS = (-128, 127)
 _CANDIDATES = 100  # thresholds tried on each side
 _SEARCH_ROUNDS = 2
 _VALUES_PER_BIN = 64
+_MAP = 16
 _INT8 = np.arange(LEVELS[0], LEVELS[1] + 1)
 
 Range = tuple[float, float]
@@ -26,13 +27,14 @@ Objective = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def find_range(seen: Statistics, kind: str, *, percentile: float = 99.99, symmetric: bool = False) -> Range:
     """The range by observer kind (``QuantConfig.activation_observer``); symmetric: (-t, t).
 
-    auto: That of least squared error, but of a map or sequence no further than the mean of the batches' extremes: what
-    lies beyond is rare in a map, while the rounding errors of a wide range are everywhere, alike over flat regions, and
-    add up. The extremes of a vector are what it says.
+    auto: That of least squared error, but of a map of _MAP positions or more no further than the mean of the batches'
+    extremes: what lies beyond is rare in a map, while the rounding errors of a wide range are everywhere, alike over
+    flat regions, and add up. The extremes of a vector are what it says, those of few positions chance. (Quantization
+    after training goes on from there: :func:`~mera_torch.quant.calibration.tune.tune_ranges`.)
     """
     if kind == "auto":
         low, high = find_range(seen, "histogram", symmetric=symmetric)
-        usual = find_range(seen, "mean", symmetric=symmetric) if seen.positions > 1 else (low, high)
+        usual = find_range(seen, "mean", symmetric=symmetric) if seen.positions >= _MAP else (low, high)
         return max(low, usual[0]), min(high, usual[1])
     if kind == "mean":
         low, high = seen.total / seen.batches

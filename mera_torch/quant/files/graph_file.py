@@ -34,7 +34,7 @@ LARGEST_VALUE = 2**33
 MOST_PARTS = 2**16
 """Largest dimension of what an operator with a list of results may read."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,499}")
-_PART = re.compile(r"[\w /:@+,;=~-]{1,500}")  # neither quotes nor parentheses
+_PART = re.compile(r"[\w /:@#+,;<>=~-]{1,500}")  # neither quotes nor parentheses
 
 
 class _Node(BaseModel):
@@ -299,8 +299,8 @@ class _Reader:
 
 
 def _is_path(path: str) -> bool:
-    """Whether a tensor may lie at the dotted `path`: in the module's generated code a part of it is an attribute, or
-    where it is no identifier (``3x3``), a string in double quotes."""
+    """Whether a tensor may lie at the dotted `path`: in the module's generated code a part of it is an attribute or,
+    where it is no identifier (``3x3``), a string."""
     return all(
         _PART.fullmatch(part) and not hasattr(torch.nn.Module, part) and not keyword.iskeyword(part)
         for part in path.split(".")

@@ -31,16 +31,22 @@ def export_float(model: torch.nn.Module, examples: Inputs) -> GraphModule:
                 f"quantize: parameter {name!r} is {parameter.dtype}, only torch.float32 can be quantized; "
                 "call model.float() first"
             )
+        if parameter.is_meta:
+            raise InvalidModelError(
+                f"quantize: parameter {name!r} is on the meta device, without values: load them first"
+            )
+    _refuse_quantized(model)
     with _in_evaluation(model), torch.no_grad():
         try:
             exported = _functional(torch.export.export(model, examples))
         except Exception as error:  # torch.export has no common base of its errors
-            raise InvalidModelError(f"quantize: torch.export cannot capture {type(model).__name__}: {error}") from error
+            raise InvalidModelError(
+                f"quantize: torch.export cannot capture {type(model).__name__}: {_first_line(error)}"
+            ) from error
     restore_convolutions(exported)
     restore_batch_norms(exported)
     _weights_as_parameters(exported)
-    if any("quantized_decomposed" in str(node.target) for node in exported.graph.nodes):
-        raise InvalidModelError("quantize: the model is already quantized (it contains quantized_decomposed operators)")
+    _refuse_quantized(exported)
     for node in exported.graph.nodes:
         if node.op == "placeholder" and (value := value_of(node)) is not None:
             if any(not isinstance(size, int) for size in value.shape):
@@ -48,6 +54,21 @@ def export_float(model: torch.nn.Module, examples: Inputs) -> GraphModule:
                     f"quantize: input {node.name!r} has a dynamic shape {tuple(value.shape)}; the DNA needs fixed ones"
                 )
     return exported
+
+
+def _refuse_quantized(model: torch.nn.Module) -> None:
+    graphs = (part.graph for part in model.modules() if isinstance(part, GraphModule))
+    if any("quantized_decomposed" in str(node.target) for graph in graphs for node in graph.nodes):
+        raise InvalidModelError("quantize: the model is already quantized (it contains quantized_decomposed operators)")
+
+
+def _first_line(error: Exception) -> str:
+    """What torch.export says, without its advice on debugging; a KeyError's text is its key alone."""
+    lines = str(error).strip().splitlines()
+    if not lines or isinstance(error, KeyError):
+        return f"{type(error).__name__} {error}".strip()
+    why = next((line.strip() for line in lines if line.strip().startswith("Explanation:")), "")
+    return f"{lines[0]} {why}".strip()[:1000]
 
 
 def _functional(program: torch.export.ExportedProgram) -> GraphModule:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from torch.fx import Node
 
+from . import operators as ops
 from .patterns import QuantizedOp
 
 
@@ -53,8 +54,8 @@ def sharing_domains(found: Iterable[QuantizedOp]) -> Domains:
 
 
 def drop_idle(found: list[QuantizedOp]) -> list[QuantizedOp]:
-    """Without the operators that only move values among float operators, and inner ones beside a float operator: int8
-    would cost accuracy and gain nothing there."""
+    """Without the operators that only move values among float operators, inner ones beside a float operator, and
+    arithmetic between float operators alone: int8 would cost accuracy and gain nothing there."""
 
     def idles(op: QuantizedOp) -> bool:
         return op.moves or op.inner
@@ -72,8 +73,28 @@ def drop_idle(found: list[QuantizedOp]) -> list[QuantizedOp]:
         sides = op.output in made, op.output in used
         return all(sides) if op.inner else any(sides) or not op.moves
 
-    kept = [op for op in found if works(op)]
+    islands = _islands(found)
+    kept = [op for op in found if works(op) and op.output not in islands]
     return kept if len(kept) == len(found) else drop_idle(kept)
+
+
+def _islands(found: list[QuantizedOp]) -> set[Node]:
+    """The results of sums, products and moves that read what a float operator computes, pass values on among themselves
+    alone, and give them to float operators: such as what scales and masks the logits of an attention."""
+    made = {op.output for op in found}
+    together = Domains()
+    for op in found:
+        together.join((op.output, *made.intersection(op.inputs)))
+    left: set[Node] = set()  # by the value that stands for a set of operators: it is no island
+    fed: set[Node] = set()
+    for op in found:
+        island = together.find(op.output)
+        light = len(op.nodes) == 1 and (op.moves or op.nodes[0].target in ops.ARITHMETIC)
+        if not light or any(user.op == "output" for user in op.output.users):
+            left.add(island)
+        if any(value.op == "call_function" and value not in made and value.all_input_nodes for value in op.inputs):
+            fed.add(island)
+    return {op.output for op in found if together.find(op.output) in fed - left}
 
 
 def fixed_domains(found: list[QuantizedOp], domains: Domains) -> dict[Node, tuple[float, int]]:

@@ -35,6 +35,9 @@ UNARY = CLAMP | {
 # Two tensors, or a tensor and a number (then unary); the output has its own scale. Not division by a tensor.
 BINARY = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor})
 SCALAR_BINARY = BINARY | {aten.div.Tensor}
+ARITHMETIC = SCALAR_BINARY | {
+    aten.neg.default, aten.rsub.Scalar, aten.add.Scalar, aten.sub.Scalar, aten.mul.Scalar, aten.div.Scalar,
+}  # fmt: skip
 TAKES_CLAMP = CONV | CONV_1D | CONV_TRANSPOSED | LINEAR | BINARY | {aten.batch_norm.default}
 
 # (scale, zero point) of functions whose range is known: 0, 1 and -1 are exact.

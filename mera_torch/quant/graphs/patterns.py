@@ -55,7 +55,8 @@ def find_quantized_ops(graph: Graph, excluded: Callable[[Node], bool] = lambda n
     constants = find_constants(graph)
 
     def left_out(node: Node) -> bool:
-        return KEPT_IN_FLOAT in node.meta or excluded(node)
+        value = value_of(node)
+        return KEPT_IN_FLOAT in node.meta or excluded(node) or value is not None and not value.numel()
 
     found: list[QuantizedOp] = []
     fused: set[Node] = set()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.fx import GraphModule, Node
 
 from mera_torch.errors import CalibrationError
 
-from ..calibration.data import EMPTY, Batches, Seen, as_inputs
+from ..calibration.data import EMPTY, Batches, as_inputs, take_first
 from ..config import QuantConfig
 from ..findings import Finding
 from ..graphs import operators as ops
@@ -24,6 +25,7 @@ from ..graphs.patterns import QuantizedOp, constant_of
 from ..graphs.recognize import recognize
 from ..transforms.analysis import Analysis, analyze
 from ..transforms.heads import Decision, decide
+from ..transforms.masks import keep_masks
 from .data_rules import DATA_RULES, DataStatistics
 from .network_rules import GRAPH_RULES
 
@@ -126,11 +128,11 @@ def lint_model(
     recognize(exported)
     separate_shared_convolutions(exported)
     names = [node.name for node in exported.graph.nodes if node.op == "placeholder"]
-    seen = Seen()
-    findings = lint(exported, seen.watch(Batches(calibration, examples, names, once=False)), QuantConfig.of(config))
-    if not seen.batches:
+    reading = iter(Batches(calibration, examples, names, once=False))
+    first = take_first(reading)
+    if not first:
         raise CalibrationError(EMPTY)
-    return findings
+    return [*keep_masks(exported, first), *lint(exported, chain(first, reading), QuantConfig.of(config))]
 
 
 def rule_names() -> dict[str, str]:

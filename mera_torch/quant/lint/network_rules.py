@@ -39,8 +39,11 @@ _MANY = 10_000  # values, to tell what is rare among them
 
 def not_finite(context: Context) -> Iterator[Finding]:
     """NaN or infinity in the float network itself, on the calibration data. Calibration will refuse it; this names the
-    first operator whose result is not finite."""
-    for node, seen in context.analysis.statistics.items():
+    first operator whose result is not finite. Infinity that reaches no int8 operator, as in a mask, is none."""
+    analysis = context.analysis
+    if not any(analysis.statistics[node].bad for node in analysis.int8_values if node in analysis.statistics):
+        return
+    for node, seen in analysis.statistics.items():
         if seen.bad:
             said = f"{seen.bad} of {seen.count} values are NaN or infinite"
             yield Finding.at(node, "not-finite", "error", said, "look for a bad weight, a division by 0, log(0), exp")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from mera_torch.platform import Platform
 from mera_torch.progress import progress_bar
 
 from ..calibration.calibrate import ProgressOption
-from ..calibration.data import Inputs
+from ..calibration.data import Inputs, length_of
 from .attribution import Graph
 from .inputs import checked, float_readers, samples_of
 from .result import Node, Quality
@@ -74,7 +74,7 @@ def measure(
     """
     begin = time.perf_counter()
     _check_options(debug_mode, reference, threshold, channels)
-    total = len(data) if isinstance(data, Sized) else getattr(data, "total", None) or 0
+    total = length_of(data) or getattr(data, "total", None) or 0
     with progress_bar(progress is True, "quality") as bar:
         tell = progress if callable(progress) else bar
         found = _Measurement(original, reference if debug_mode else None, module, target, platform, histograms, tell)

@@ -1,11 +1,12 @@
 """Rounding of weights by what it does to each layer's output, rather than to the nearest integer.
 
 As in AdaRound (Nagel et al., arXiv 2004.10568) the squared error of each layer's output over the calibration data is
-minimized, layer by layer, between the float layer's output and that of the int8 layer with the int8 network's inputs
-(section 3.3, asymmetric reconstruction). For one output channel with weights s q, inputs x and outputs y it is a
-quadratic form in the integers q, so that it can be minimized as it stands, without relaxation or learning rate:
-coordinate descent moves one integer of every output channel at a time to where the error is least, given the others,
-until nothing moves. Each move lowers the error, hence the result is never worse than nearest rounding.
+minimized, layer by layer, between the rounded and the float weights, both with the int8 network's inputs. (Section 3.3
+goes on to take the float network's outputs for the target; then weights learn by heart what was clipped in the few
+calibration data.) For one output channel with weights s q, float weights w and inputs x it is a quadratic form in the
+integers q, so that it can be minimized as it stands, without relaxation or learning rate: coordinate descent moves one
+integer of every output channel at a time to where the error is least, given the others, until nothing moves. Each move
+lowers the error, hence the result is never worse than nearest rounding.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class RoundedLayer:
 
     Attributes:
         node: Its name in the graph.
-        nearest: Mean squared error of its output with weights rounded to nearest, relative to the output's variance.
+        nearest: Mean squared error that weights rounded to nearest make of its output, relative to the output's
+            variance.
         rounded: The same with the weights it has now; never above `nearest`.
         moved: How many of its weights changed.
         weights: How many it has.
@@ -69,7 +71,8 @@ def adaround(
 
     Layers are taken in the order of the graph, each with the inputs that the layers before it, already rounded anew,
     give. Every integer stays within 1 of the nearest. Biases are corrected as ``correct_bias`` does; a layer without
-    bias keeps none. Scales stay as they are.
+    bias keeps none. Scales stay as they are. So do layers with more weights an output channel than `batches` have
+    positions, whose weights could be fitted to anything.
 
     Args:
         module: Converted (``convert_pt2e``) network.
@@ -83,7 +86,7 @@ def adaround(
     Returns:
         One entry for each layer that was rounded anew.
     """
-    batches = fitting(module, batches, MEMORY_LIMIT // 2)
+    batches = fitting(module, batches, MEMORY_LIMIT)
     twins = {node.name: node for node in reference.graph.nodes}
     layers = {
         node: weight
@@ -94,23 +97,21 @@ def adaround(
         and _is_held(twins[node.name].args[1])
         and (weight := integer_parameter(module, node.args[1])) is not None
     }
-    float_run, int8_run = OperatorRun(reference, batches), OperatorRun(module, batches)
-    float_nodes = iter(float_run)
+    run = OperatorRun(module, batches)
     generator = torch.Generator().manual_seed(seed)
     report: list[RoundedLayer] = []
     with bar("rounding weights", len(layers), progress) as advance:
-        for node in int8_run if layers else ():
+        for node in run if layers else ():
             if node not in layers:
                 continue
-            while next(float_nodes) is not twins[node.name]:
-                pass
-            exact = constant_of(reference, twins[node.name].args[1])
-            targets = float_run.values[twins[node.name]]
-            report.append(_round_layer(node, layers[node], exact, int8_run, targets, sweeps, generator))
+            weight = layers.pop(node)
+            if _positions(node, run.values[node]) >= to_blocks(node, weight.stored)[0, 0].numel():
+                exact = constant_of(reference, twins[node.name].args[1])
+                report.append(_round_layer(node, weight, exact, run, sweeps, generator))
             if (bias := _bias_of(module, node)) is not None:
-                match_means(node, bias, int8_run, reference, twins[node.name])
+                match_means(node, bias, run, reference, twins[node.name])
             advance()
-            if len(report) == len(layers):
+            if not layers:
                 break
     return report
 
@@ -124,18 +125,22 @@ def _bias_of(module: GraphModule, node: Node) -> IntegerParameter | None:
     return integer_parameter(module, node.args[2] if len(node.args) > 2 else None)
 
 
+def _positions(node: Node, outputs: list[torch.Tensor]) -> int:
+    """How many results each output channel has, over all batches."""
+    return sum(y.numel() for y in outputs) // outputs[0].shape[channel_axis(node, outputs[0].dim())]
+
+
 def _round_layer(
     node: Node,
     weight: IntegerParameter,
     float_weight: torch.Tensor,
     run: OperatorRun,
-    targets: list[torch.Tensor],
     sweeps: int,
     generator: torch.Generator,
 ) -> RoundedLayer:
     centred = _bias_of(run.model, node) is not None
-    inputs = run.values[node.args[0]]  # type: ignore[index]
-    moments = _moments(node, inputs, targets, list(weight.stored.shape[2:]), centred=centred, generator=generator)
+    inputs, outputs = run.values[node.args[0]], run.values[node]  # type: ignore[index]
+    moments = _moments(node, inputs, outputs, list(weight.stored.shape[2:]), centred=centred, generator=generator)
     nearest, scale, exact = (
         to_blocks(node, values).flatten(2).double()
         for values in (
@@ -145,7 +150,8 @@ def _round_layer(
         )
     )
     chosen = _descend(nearest, exact.clamp(-weight.limit, weight.limit), scale, moments, sweeps)
-    before, after = (_error(integers * scale, moments) for integers in (nearest, chosen))
+    signal = max(_power(exact * scale, moments), 1e-30)
+    before, after = (_power((integers - exact) * scale, moments) / signal for integers in (nearest, chosen))
     weight.store(from_blocks(node, chosen.view(to_blocks(node, weight.stored).shape), weight.stored.shape))
     refresh(run, weight)
     run.compute(node)
@@ -157,47 +163,32 @@ def _round_layer(
 
 @dataclass(frozen=True)
 class _Moments:
-    """Of a layer with G groups, K inputs times taps and R outputs each: the mean squared error of its output with
-    weights w [G, R, K] is, summed over a group's outputs, sum(w H w') - 2 sum(w B') + constant; float64.
+    """Of a layer with G groups and K inputs times taps: the mean square of its output with weights w [G, R, K] is,
+    summed over a group's R outputs, sum(w H w'); H float64 [G, K, K]. count: over how many positions."""
 
-    inputs: H [G, K, K]. outputs: B [G, R, K]. constant: the outputs' variance, [G, R].
-    """
-
-    inputs: torch.Tensor
-    outputs: torch.Tensor
-    constant: torch.Tensor
+    h: torch.Tensor
     count: int
 
 
 def _moments(
     node: Node,
     inputs: list[torch.Tensor],
-    targets: list[torch.Tensor],
+    outputs: list[torch.Tensor],
     taps: list[int],
     *,
     centred: bool,
     generator: torch.Generator,
 ) -> _Moments:
     """taps: The weight's, of each dimension. centred: about the means, since the bias takes their difference."""
-    groups = groups_of(node)
-    h = b = sum_x = sum_y = sum_yy = torch.zeros((), dtype=torch.float64)
-    count = seen = 0
-    for x, y in zip(inputs, targets, strict=True):
-        columns = _columns(node, x, taps, y.shape)
-        wanted = y.movedim(channel_axis(node, y.dim()), 0).reshape(groups, -1, columns.shape[2])
-        seen += columns.shape[2]
-        columns, wanted = _sampled(columns, wanted, len(inputs), generator)
+    h = total = torch.zeros((), dtype=torch.float64)
+    count = 0
+    for x, y in zip(inputs, outputs, strict=True):
+        columns = _sampled(_columns(node, x, taps, y.shape), len(inputs), generator)
         h = h + (columns @ columns.transpose(1, 2)).double()
-        b = b + (wanted @ columns.transpose(1, 2)).double()
-        sum_x, sum_y = sum_x + columns.double().sum(2), sum_y + wanted.double().sum(2)
-        sum_yy = sum_yy + wanted.double().square().sum(2)
+        total = total + columns.double().sum(2)
         count += columns.shape[2]
-    h, b, mean_x, mean_y, power = h / count, b / count, sum_x / count, sum_y / count, sum_yy / count
-    if centred:
-        h = h - mean_x[:, :, None] * mean_x[:, None, :]
-        b = b - mean_y[:, :, None] * mean_x[:, None, :]
-        power = power - mean_y**2
-    return _Moments(h, b, power, seen)
+    h, mean = h / count, total / count
+    return _Moments(h - mean[:, :, None] * mean[:, None, :] if centred else h, count)
 
 
 def _columns(node: Node, x: torch.Tensor, taps: list[int], result: torch.Size) -> torch.Tensor:
@@ -251,24 +242,16 @@ def _each(value: Any, count: int) -> list[int]:
     return values * (count // len(values))
 
 
-def _sampled(
-    columns: torch.Tensor, wanted: torch.Tensor, batches: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _sampled(columns: torch.Tensor, batches: int, generator: torch.Generator) -> torch.Tensor:
     """A random part of the positions, where second moments of all would cost too much."""
     groups, k, positions = columns.shape
-    affordable = max(_MULTIPLICATIONS / (groups * k * (k + wanted.shape[1])), 4.0 * k)
-    most = max(1, int(affordable / batches))
-    if positions <= most:
-        return columns, wanted
-    chosen = torch.randperm(positions, generator=generator)[:most]
-    return columns[:, :, chosen], wanted[:, :, chosen]
+    most = max(1, int(max(_MULTIPLICATIONS / (groups * k * k), 4.0 * k) / batches))
+    return columns if positions <= most else columns[:, :, torch.randperm(positions, generator=generator)[:most]]
 
 
-def _error(weights: torch.Tensor, moments: _Moments) -> float:
-    """Relative to the outputs' variance."""
-    quadratic = ((weights @ moments.inputs) * weights).sum() - 2 * (weights * moments.outputs).sum()
-    constant = float(moments.constant.sum())
-    return max(float(quadratic) + constant, 0.0) / max(constant, 1e-30)
+def _power(weights: torch.Tensor, moments: _Moments) -> float:
+    """The mean square of the outputs with these weights, of all channels together."""
+    return max(float(((weights @ moments.h) * weights).sum()), 0.0)
 
 
 # ---- coordinate descent ----
@@ -289,14 +272,12 @@ def _descend(
     with an input of the mean variance times `damping` times weights of an output channel over positions seen. So where
     there are few positions for many weights, which could be fitted to anything, rounding stays near to nearest.
     """
-    h, k = moments.inputs.clone(), nearest.shape[2]
+    h, k = moments.h.clone(), nearest.shape[2]
     diagonal = h.diagonal(dim1=1, dim2=2)
-    ridge = damping * k / moments.count * diagonal.mean(1, keepdim=True) + 1e-12
-    b = moments.outputs + (exact * scale) * ridge.unsqueeze(1)
-    diagonal += ridge
+    diagonal += damping * k / moments.count * diagonal.mean(1, keepdim=True) + 1e-12
     lowest, highest = torch.minimum(exact.floor(), nearest), torch.maximum(exact.ceil(), nearest)
     integers = nearest.clone()
-    slope = (integers * scale) @ h - b  # half the gradient
+    slope = ((integers - exact) * scale) @ h  # half the gradient
     for _ in range(sweeps):
         gained = torch.zeros((), dtype=torch.float64)
         for start in range(0, k, _BLOCK):
@@ -314,7 +295,6 @@ def _descend(
                 moves[:, :, i] = move
                 here += move.unsqueeze(2) * inner[:, i].unsqueeze(1)
             slope += moves @ h[:, block]
-        error = -float(gained)
-        if error <= _TOLERANCE * max(float(((integers * scale) * (slope - b)).sum() + moments.constant.sum()), 1e-30):
+        if -float(gained) <= _TOLERANCE * max(float((slope * (integers - exact) * scale).sum()), 1e-30):
             break
     return integers

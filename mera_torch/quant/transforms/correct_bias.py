@@ -70,7 +70,7 @@ def match_means(node: Node, bias: IntegerParameter, run: OperatorRun, reference:
     outputs = run.values[node]
     axis = channel_axis(node, outputs[0].dim())
     error = torch.zeros(outputs[0].shape[axis], dtype=torch.float64)
-    weight, float_bias = (evaluate(reference, each) for each in twin.args[1:3])
+    weight, float_bias = (evaluate(reference, each) for each in twin.args[1:3])  # type: ignore[arg-type]
     with torch.no_grad():
         for x, y in zip(run.values[node.args[0]], outputs, strict=True):  # type: ignore[index]
             exact = node.target(x, weight, float_bias, *node.args[3:], **node.kwargs)  # type: ignore[operator]

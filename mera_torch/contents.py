@@ -113,9 +113,7 @@ def _of_file(node: fx.Node) -> tuple[str, str] | None:
 
 def _quantized(model: ImportedModel) -> str:
     dtypes = {
-        str(node.meta["val"].dtype).removeprefix("torch.")
-        for node in model.graph.nodes
-        if node.target in QUANTIZE_OPS
+        str(node.meta["val"].dtype).removeprefix("torch.") for node in model.graph.nodes if node.target in QUANTIZE_OPS
     } | {
         str(source.meta["val"].dtype).removeprefix("torch.")
         for node in model.graph.nodes

@@ -15,6 +15,7 @@ finally:
         _logger.setLevel(_level)
 
 from .calibration.calibrate import calibrate  # noqa: E402
+from .calibration.tune import tune_ranges  # noqa: E402
 from .config import QuantConfig  # noqa: E402
 from .convert import convert  # noqa: E402
 from .model_quantizer import ModelQuantizer  # noqa: E402
@@ -25,4 +26,5 @@ from .rules import Rule  # noqa: E402
 
 __all__ = [
     "MeraQuantizer", "ModelQuantizer", "QuantConfig", "QuantizedModel", "Rule", "calibrate", "convert", "quantize",
+    "tune_ranges",
 ]  # fmt: skip

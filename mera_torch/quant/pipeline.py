@@ -188,7 +188,8 @@ def finish(
     prepared: Prepared, first: Sequence[Inputs], config: QuantConfig, progress: ProgressOption
 ) -> tuple[GraphModule, GraphModule]:
     """(float twin, quantized network) of a calibrated network, which is used up."""
-    prepared.findings += tune_ranges(prepared.model, first, seed=config.seed, progress=progress)
+    untuned = tune_ranges(prepared.model, first, seed=config.seed, progress=progress)
+    prepared.findings = [*prepared.findings, *untuned]
     reference = without_observers(prepared.model)
     module = convert(prepared.model)
     for name, correction in CORRECTIONS:

@@ -16,8 +16,8 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "DEFAULT": Preset(
-        "The defaults: int8 throughout, ranges of least squared error but for what is rare in a map, affine "
-        "activations, symmetric weights per channel, corrected biases."
+        "The defaults: int8 throughout, ranges that change the outputs least, affine activations, symmetric weights "
+        "per channel, corrected biases."
     ),
     "DNA_SAKURA_I": Preset(
         "For SAKURA-I, which runs convolutional networks in int8 alone: the defaults with channels equalized, since "
@@ -39,8 +39,8 @@ PRESETS: dict[str, Preset] = {
         {"activation_observer": "minmax", "correct_bias": False, "split_heads": False},
     ),
     "ACCURATE": Preset(
-        "Everything that may help without looking at labels: equalized channels, clipped weights, learned rounding, "
-        "corrected biases. Takes minutes; whether it helps a network is for `mera quality` to say.",
+        "Everything that may help without looking at labels: equalized channels, clipped weights, weights "
+        "rounded by their layers' outputs, corrected biases. Takes minutes; whether it helps a network is for `mera quality` to say.",
         {"equalize": True, "weight_observer": "mse", "adaround": True},
     ),
 }

@@ -31,9 +31,9 @@ class Settings:
     activation_observer: ActivationObserver = option(
         "auto",
         one_of(*OBSERVERS),
-        "how the range of an activation is found: `histogram` clips where the mean squared error is least, `mean` is "
-        "the mean of each batch's extremes, `auto` the narrower of the two for maps and sequences and `histogram` for "
-        "vectors, `minmax` the extremes seen, `moving_average` the exponential average of each batch's extremes, "
+        "how the range of an activation is found: `auto` tries several and takes the one that changes the network's "
+        "outputs least, `histogram` clips where the mean squared error is least, `mean` is the mean of each batch's "
+        "extremes, `minmax` the extremes seen, `moving_average` the exponential average of each batch's extremes, "
         "`percentile` all but the rarest extremes, `entropy` where least information is lost (KL). QAT always takes "
         "the moving average",
     )

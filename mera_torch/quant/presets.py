@@ -39,8 +39,9 @@ PRESETS: dict[str, Preset] = {
         {"activation_observer": "minmax", "correct_bias": False, "split_heads": False},
     ),
     "ACCURATE": Preset(
-        "Everything that may help without looking at labels: equalized channels, clipped weights, weights "
-        "rounded by their layers' outputs, corrected biases. Takes minutes; whether it helps a network is for `mera quality` to say.",
+        "Everything that may help without looking at labels: equalized channels, clipped weights, weights rounded by "
+        "their layers' outputs, corrected biases. Takes minutes; whether it helps a network is for `mera quality` to "
+        "say.",
         {"equalize": True, "weight_observer": "mse", "adaround": True},
     ),
 }

@@ -72,6 +72,8 @@ def tune_ranges(
                 leader = observer.group[0]
                 errors[leader] += _errors(x, gradients, ranges[leader], observer.symmetric)
             advance()
+    if not any(total.any() for total in errors.values()):
+        return [_untuned("no output has a derivative by any of them")]
     for leader, total in errors.items():
         if np.isfinite(total).all() and total.any():
             leader.settle(ranges[leader][int(total.argmin())])

@@ -169,7 +169,8 @@ def test_exit_codes_of_errors(
 def test_ctrl_c_is_clean() -> None:
     """A process that has begun to work is interrupted: it says so in one word, and has the shells' exit code."""
     code = (
-        "import sys; sys.argv = ['mera', 'platforms']; import mera_torch.platform as p, time\n"
+        "import sys; sys.argv = ['mera', 'platforms']; import mera_torch.platform as p, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs are born without\n"
         "def wait(): print('ready', flush=True); time.sleep(60)\n"
         "p.platforms = wait\nfrom mera_torch.__main__ import main; main()"
     )

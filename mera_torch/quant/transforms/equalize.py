@@ -9,8 +9,8 @@ read it become smaller beside those of other channels. So several families of fa
 powers of the channels' ranges and of the largest weights that write and read them, and the one is taken whose rounding
 errors are predicted to be least (`_predicted_error`); the family with all factors 1 is among them.
 
-A relu6 (or clamp from 0 to a bound b) stays what it is. A channel that calibration saw reach b keeps a factor of at
-most 1; one that stayed below may grow until it reaches b, with a quarter to spare.
+A relu6 (or clamp from 0 to a bound b) stays what it is. A channel that calibration saw reach half of b keeps a factor
+of at most 1; one that stayed below may grow until it reaches that half, so that new data seldom gets beyond b.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ Inputs = tuple[Any, ...]
 aten: Any = torch.ops.aten
 
 _LARGEST_FACTOR = 64.0
-_HEADROOM = 1.25
-_DEVIATIONS = 6.0
+_HEADROOM = 2.0
+_DEVIATIONS = 9.0
 _USUAL = 0.9
 _ROUNDS = 4  # with one scale for a whole weight, what is best for a stream depends on its neighbours'
 _POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -12,6 +12,7 @@ from .backend.capture import Captured, InputSpec
 from .backend.host import HostGraph, Ref, Step, decode, encode
 from .backend.region import DnaRegion, Port
 from .ops.common import DEQUANTIZE, QUANTIZE, args_of
+from .pytrees import leaf_names
 
 if TYPE_CHECKING:
     from .compile import Built
@@ -36,13 +37,13 @@ def input_rows(built: Built) -> list[Row]:
 
 
 def output_rows(built: Built) -> list[Row]:
-    """One row a flat output, as input_rows; name: the file's, or output_0, output_1, ..."""
+    """One row a flat output, as input_rows; name: the file's, or that of :func:`mera_torch.pytrees.leaf_names`."""
     output = next(node for node in built.captured.gm.graph.nodes if node.op == "output")
     values = list(args_of(output)[0])
     infos = _infos(built.captured, "outputs", len(values))
     names = [info.name if info and _is_named(built.captured) else "" for info in infos]
     if "" in names or len(set(names)) < len(names):
-        names = [f"output_{index}" for index in range(len(values))]
+        names = leaf_names(built.captured.out_spec)
     rows = []
     for name, value, info, given in zip(names, values, infos, built.graph.outputs, strict=True):
         held = value.meta["val"] if isinstance(value, fx.Node) else value

@@ -108,6 +108,29 @@ def _fields(context: Any, count: int) -> tuple[list[str], list[str]] | None:
     return (there, absent) if unlike and len(there) == count else None
 
 
+# ---- names ----
+
+
+def leaf_names(spec: pytree.TreeSpec) -> list[str]:
+    """Names for the leaves of a model's result: the keys of dicts and the fields of classes on the way to each, joined
+    by dots; output_0, output_1, ... where there are none, or two leaves would be alike."""
+    count = spec.num_leaves
+    plain = [f"output_{index}" for index in range(count)]
+    try:
+        tree = pytree.tree_unflatten(list(range(count)), spec)
+        paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+    except ValueError:  # a class that does not tell its fields
+        return plain
+    named = [_joined(path) or other for path, other in zip(paths, plain, strict=True)]
+    return named if len(set(named)) == count == len(paths) else plain
+
+
+def _joined(path: pytree.KeyPath) -> str:
+    """Empty if sequences alone lead there."""
+    parts: list[Any] = [getattr(key, "idx", getattr(key, "key", getattr(key, "name", ""))) for key in path]
+    return ".".join(map(str, parts)) if any(isinstance(part, str) and part for part in parts) else ""
+
+
 # ---- reading ----
 
 

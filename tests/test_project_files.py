@@ -72,7 +72,7 @@ def test_interface(deployment: mera_torch.Deployment) -> None:
     assert x["quantization"] == {"scale": port.scale, "zero_point": port.zero_point, "dtype": {"torch": "int8"}}
     assert index["dtype"] == {"torch": "int64"} and index["quantization"] is None
     rows = deployment.manifest["outputs"]
-    assert [row["name"] for row in rows] == [f"output_{i}" for i in range(4)]
+    assert [row["name"] for row in rows] == ["y", "p", "i", "three"]  # the keys of the dict
     by_kind = {(row["dtype"] or {}).get("torch"): row for row in rows}
     assert by_kind[None]["constant"] == 3 and by_kind["int64"]["shape"] == [2]
     floats = [row for row in rows if row["dtype"] == {"torch": "float32"}]

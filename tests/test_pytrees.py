@@ -243,3 +243,23 @@ def test_deployments_take_and_give_them(tmp_path: Path) -> None:
         assert isinstance(found, Pair) and torch.equal(found.first, torch.full((1, 2, 4, 4), 2.0))
         with pytest.raises(mera_torch.InvalidModelError, match="another structure"):
             runner(tuple(point))
+
+
+@pytest.mark.parametrize(
+    "result, names",
+    [
+        (0, ["output_0"]),
+        ((0, [1, 2]), ["output_0", "output_1", "output_2"]),
+        ({"boxes": 0, "scores": (1, 2)}, ["boxes", "scores.0", "scores.1"]),
+        ((0, {"a": 1}), ["output_0", "1.a"]),
+        (Point(0, (1, 2)), ["x", "y.0", "y.1"]),
+        ({1: 0, 2: 1}, ["output_0", "output_1"]),
+        ({"a": {"b": 0}, "a.b": 1}, ["output_0", "output_1"]),  # which would be alike
+    ],
+)
+def test_names_of_leaves(result: Any, names: list[str]) -> None:
+    assert pytrees.leaf_names(pytree.tree_structure(result)) == names
+
+
+def test_leaves_of_a_class_that_does_not_tell_its_keys_are_numbered() -> None:
+    assert pytrees.leaf_names(pytree.tree_structure(Logits(0, 1))) == ["output_0", "output_1"]

@@ -23,6 +23,7 @@ from mera_torch.converters.graph import first_line
 from mera_torch.errors import InvalidModelError, MeraError, ShapeNeededError, UnsupportedError
 from mera_torch.input_desc import InputDescriptionContainer
 from mera_torch.loader import MeraModel, ModelLoader
+from mera_torch.pytrees import leaf_names
 from mera_torch.targets import Layout
 
 from .graphs.capture import export_float
@@ -307,8 +308,11 @@ def _describe(model: GraphModule, places: Sequence[Node], names: Sequence[str], 
         return TensorInfo(name, tuple(value.shape), value.dtype, layout.value if value.dim() == 4 else "")
 
     output = next(node for node in model.graph.nodes if node.op == "output")
-    results = [leaf.meta["val"] for leaf in pytree.tree_leaves(output.args[0]) if isinstance(leaf, Node)]
+    leaves = pytree.tree_leaves(output.args[0])
+    codegen: Any = model.graph._codegen
+    named = leaf_names(codegen.pytree_info.out_spec)
+    named = ["output"] if named == ["output_0"] else named
+    results = [(name, leaf.meta["val"]) for name, leaf in zip(named, leaves, strict=True) if isinstance(leaf, Node)]
     inputs = tuple(info(name, place.meta["val"]) for name, place in zip(names, places, strict=True))
-    named = ["output"] if len(results) == 1 else [f"output_{i}" for i in range(len(results))]
-    outputs = tuple(info(name, value) for name, value in zip(named, results, strict=True))
+    outputs = tuple(info(name, value) for name, value in results)
     return ModelInfo("pytorch", inputs, outputs)

@@ -26,8 +26,8 @@ _EXPONENTIALS = frozenset({aten.exp.default, aten.expm1.default, aten.exp2.defau
 _OVERFLOW = 80.0  # exp(88.7) is float32's largest number
 _ADVICE = {
     "div": "multiply by the reciprocal where the divisor is a constant",
-    "layer_norm": "stays in float until bf16 targets are there; batch norm costs nothing",
-    "scaled_dot_product_attention": "stays in float until bf16 targets are there",
+    "layer_norm": "it runs in float on the host; batch norm, where it does as well, costs nothing",
+    "scaled_dot_product_attention": "it runs in float on the host, its linears on the DNA",
     "pow": "write x * x for a square",
 }
 

@@ -305,7 +305,7 @@ def quantization_aims() -> str:
 
 def quantization_verdicts() -> str:
     tables, rows = _quantization_rows()
-    found = [tables.table(tables.verdicts(rows, kind=kind)) for kind in tables.TITLES]
+    found = [tables.table(shown) for kind in tables.TITLES if (shown := tables.verdicts(rows, kind=kind))]
     return "\n\n".join("\n".join(each) for each in found) + "\n"
 
 

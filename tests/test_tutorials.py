@@ -67,7 +67,7 @@ def test_fused_with_trained_weights(zoo_artifact: Callable[[str], None]) -> None
 def test_training_recovers_what_quantization_lost(steps: int, tmp_path: Path) -> None:
     text = tutorial("qat", "--steps", str(steps), "--output", str(tmp_path))
     _, ptq, lost, qat, recovered = map(float, re.findall(r"(-?[\d.]+) (?:%|points)", text))
-    assert lost >= 4 and recovered >= max(4, lost / 2) and qat - ptq == pytest.approx(recovered)
+    assert lost >= 4 and recovered >= lost / 3 and qat - ptq == pytest.approx(recovered)
     for name in ("ptq", "qat"):
         assert mera.load(tmp_path / name).target == "InterpreterHw"
 

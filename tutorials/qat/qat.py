@@ -1,6 +1,6 @@
 """Quantization-aware training (QAT) of a digit network that post-training quantization (PTQ) harms.
 
-    python tutorials/qat/qat.py [--steps 240] [--spread 400] [--output FOLDER]
+    python tutorials/qat/qat.py [--steps 240] [--spread 300] [--output FOLDER]
 
 The README beside this file explains the steps. All data come with the package; the same seed gives the same network on
 one kind of CPU.
@@ -87,8 +87,8 @@ def augmented(images: Tensor, random: torch.Generator) -> Tensor:
 
 def train(prepared: nn.Module, teacher: nn.Module, images: Tensor, steps: int, random: torch.Generator) -> None:
     """Makes `prepared`, which computes with int8's rounding, answer as the float `teacher` does: no label is needed."""
-    optimizer = torch.optim.Adam(prepared.parameters(), lr=0.002)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.002, total_steps=steps)
+    optimizer = torch.optim.Adam(prepared.parameters(), lr=0.0007)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.0007, total_steps=steps)
     for step in range(steps):
         x = augmented(images[torch.randint(len(images), (BATCH,), generator=random)], random)
         with torch.no_grad():
@@ -123,7 +123,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=240, help="training steps")
-    parser.add_argument("--spread", type=float, default=400.0, help="how far the channels' ranges are apart")
+    parser.add_argument("--spread", type=float, default=300.0, help="how far the channels' ranges are apart")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="where to leave the deployments (default: nowhere)")
     options = parser.parse_args()

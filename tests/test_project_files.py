@@ -230,7 +230,8 @@ def killed_writer() -> Iterator[Any]:
 
 
 def kill_at_random(mode: str, times: int, folder: Path, two: list[Any], write: Any) -> None:
-    """After each kill the deployments there are whole, and byte for byte what this process writes."""
+    """After each kill the deployments there are whole, and byte for byte what this process writes. Goes on beyond so
+    many `times`, and waits longer, until a writer has finished and one has been killed in the middle."""
     known, begin = [], time.monotonic()
     for index, built in enumerate(two):
         export_loop.write(folder / f"known_{index}", built)
@@ -239,9 +240,11 @@ def kill_at_random(mode: str, times: int, folder: Path, two: list[Any], write: A
     rng, seen, left = random.Random(3), set(), 0
     if mode != "fresh":
         export_loop.write(folder / "d", two[0])
-    for turn in range(times):
+    for turn in range(10 * times):
+        if turn >= times and seen == {0, 1} and left:
+            break
         place = folder / (f"fresh_{turn}" if mode == "fresh" else "d")
-        write(mode, place, rng.uniform(0, 4 * period))
+        write(mode, place, rng.uniform(0, 4 * period) * (1 + turn / times))
         left += bool(scratch_folders(place if mode == "fresh" and place.exists() else folder))
         for found in place.glob("[0-9]*") if mode == "fresh" else [place]:
             assert verify(found).equal

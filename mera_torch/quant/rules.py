@@ -16,7 +16,9 @@ from .graphs.patterns import argument, module_path, value_of
 from .options import Accepts, check, check_keys, flag, integer, number, one_of, option
 
 Dtype = Literal["int8", "bf16", "float"]
-ActivationObserver = Literal["auto", "histogram", "mean", "minmax", "moving_average", "percentile", "entropy"]
+ActivationObserver = Literal[
+    "auto", "histogram", "mean", "minmax", "headroom", "moving_average", "percentile", "entropy"
+]
 OBSERVERS: tuple[str, ...] = get_args(ActivationObserver)
 WeightObserver = Literal["minmax", "mse"]
 Scheme = Literal["affine", "symmetric"]
@@ -33,14 +35,16 @@ class Settings:
         one_of(*OBSERVERS),
         "how the range of an activation is found: `auto` tries several and takes the one that changes the network's "
         "outputs least, `histogram` clips where the mean squared error is least, `mean` is the mean of each batch's "
-        "extremes, `minmax` the extremes seen, `moving_average` the exponential average of each batch's extremes, "
+        "extremes, `minmax` the extremes seen, `headroom` these and a quarter more, `moving_average` the exponential "
+        "average of each batch's extremes, "
         "`percentile` all but the rarest extremes, `entropy` where least information is lost (KL). QAT always takes "
         "the moving average",
     )
     output_observer: ActivationObserver = option(
-        "minmax",
+        "headroom",
         one_of(*OBSERVERS),
-        "the same for what leaves the network for good: where the largest logits are clipped, they tie",
+        "the same for what leaves the network for good: where the largest logits are clipped, they tie, and new data "
+        "goes beyond what calibration saw",
     )
     histogram_bins: int = option(
         2048, integer(128, 65536), "bins on each side of zero, for `histogram`, `percentile` and `entropy`"

@@ -17,6 +17,7 @@ _CANDIDATES = 100  # thresholds tried on each side
 _SEARCH_ROUNDS = 2
 _VALUES_PER_BIN = 64
 _MAP = 16
+_HEADROOM = 1.25
 _INT8 = np.arange(LEVELS[0], LEVELS[1] + 1)
 
 Range = tuple[float, float]
@@ -39,8 +40,9 @@ def find_range(seen: Statistics, kind: str, *, percentile: float = 99.99, symmet
     if kind == "mean":
         low, high = seen.total / seen.batches
         return _around_zero(float(low), float(high), symmetric)
-    if kind == "minmax":
-        return _around_zero(*extremes(seen), symmetric)
+    if kind in ("minmax", "headroom"):
+        more = _HEADROOM if kind == "headroom" else 1.0
+        return _around_zero(more * extremes(seen)[0], more * extremes(seen)[1], symmetric)
     if kind == "moving_average":
         return _around_zero(float(seen.average[0]), float(seen.average[1]), symmetric)
     if kind == "percentile":

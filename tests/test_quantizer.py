@@ -611,7 +611,7 @@ def test_operator_is_quantized_and_runs_whole_on_the_dna(name: str) -> None:
     assert explanation.regions == 1 and explanation.on_host == 0, str(explanation)
     with torch.no_grad():
         wanted, found = module(data), converted(data)
-    assert (wanted - found).abs().max() <= 0.05 * wanted.abs().max()
+    assert (wanted - found).abs().max() <= 0.06 * wanted.abs().max()
 
 
 def test_outputs_are_not_clipped_where_inner_values_are() -> None:
@@ -639,5 +639,7 @@ def test_outputs_are_not_clipped_where_inner_values_are() -> None:
 
     clipped, whole = extents()
     assert clipped < 0.9 * float(inner.max() - inner.min())
-    assert whole == pytest.approx(float(final.max() - final.min()), rel=0.05)
-    assert extents(output_observer="histogram")[1] < 0.9 * whole
+    assert whole == pytest.approx(1.25 * float(final.max() - final.min()), rel=0.01)
+    seen = extents(output_observer="minmax")[1]
+    assert seen == pytest.approx(float(final.max() - final.min()), rel=0.01)
+    assert extents(output_observer="histogram")[1] < 0.9 * seen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
         groups = sharing_domains(self.found)
         fixed = fixed_domains(self.found, groups)
         members = _members(self.found, groups)
-        leaving = _leaving(model, self.found)
+        leaving = _leaving(model, self.found, self.dtypes)
         kept = {groups.find(value) for op in self.found for value in (*op.inputs, op.output) if value not in leaving}
         readers = {op.nodes[0]: op for op in self.found}
         outputs = {op.output for op in self.found}
@@ -206,9 +206,11 @@ def _other_dtypes(model: GraphModule, resolver: Resolver) -> dict[str, Dtype]:
     }
 
 
-def _leaving(model: GraphModule, found: Iterable[QuantizedOp]) -> set[Node]:
-    """The nodes of whose values nothing is computed in int8 any more; they may be moved."""
+def _leaving(model: GraphModule, found: Iterable[QuantizedOp], others: Collection[str]) -> set[Node]:
+    """The nodes of whose values nothing is computed in int8 any more, nor by operators of the names `others`, which
+    could have been; they may be moved."""
     computing = {node for op in found if not op.shares for node in op.nodes}
+    computing |= {node for node in model.graph.nodes if node.name in others}
     leaving: set[Node] = set()
     for node in reversed(model.graph.nodes):
         if all(user in leaving and user not in computing for user in node.users):

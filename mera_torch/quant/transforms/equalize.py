@@ -80,6 +80,8 @@ def equalize(
     streams = find_streams(model)
     layers = {node for stream in streams for node in (*stream.producers, *stream.readers)}
     seen = _measure(model, batches, streams, layers) if batches else {}
+    if seen and per_channel_weights:
+        _widen(model, streams, seen)
     weights = {node: _folded_blocks(model, node) for node in layers}
     factors = [torch.ones(stream.channels, dtype=torch.float64) for stream in streams]
     for _ in range(1 if per_channel_weights else _ROUNDS):
@@ -243,13 +245,15 @@ def _measure(
         lows, highs = (torch.stack(side).double() for side in zip(*extremes[n], strict=True))
         low, high = lows.quantile(1 - _USUAL, 0), highs.quantile(_USUAL, 0)
         seen[n] = _Seen(low, high, (squares / count - (total / count) ** 2).clamp_min(0), highs.amax(0))
-    _widen(model, streams, seen)
     return seen
 
 
 def _widen(model: GraphModule, streams: list[Stream], seen: dict[Node, _Seen]) -> None:
     """A batch norm knows mean and deviation of the training data, of which calibration saw but a little: its output
-    reaches _DEVIATIONS of them from the mean (as Nagel et al., section 4.2.1, assume it normal), if not further."""
+    reaches _DEVIATIONS of them from the mean (as Nagel et al., section 4.2.1, assume it normal), if not further.
+
+    Weights of one scale in all, where channels of small weights have few levels left, need the freedom more than this.
+    """
     for stream in streams:
         for producer in stream.producers:
             if producer.target in ops.BATCH_NORM:

@@ -128,8 +128,26 @@ def test_a_saturated_channel_is_never_shrunk() -> None:
     assert equalize(graph, [(x,)]) == 1
     with torch.no_grad():
         torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-4)
-        beyond = 1.2 * x  # within the spare quarter
+        beyond = 1.2 * x
         torch.testing.assert_close(graph(beyond), model(beyond), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_room_above_calibration(per_channel: bool) -> None:
+    """Values may double; and get as far as nine deviations of a batch norm, but for weights of one scale in all."""
+    torch.manual_seed(0)
+    convolution, norm = nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4)
+    model = nn.Sequential(convolution, norm, nn.ReLU6(), nn.Conv2d(4, 2, 1)).eval()
+    with torch.no_grad():
+        convolution.weight.copy_(torch.eye(4).view(4, 4, 1, 1))
+        norm.weight.copy_(torch.tensor([0.6, 0.1, 0.3, 0.02]))
+        model[3].weight /= norm.weight.view(1, 4, 1, 1)
+    x = torch.rand(8, 4, 6, 6)
+    graph = exported(model, x)
+    assert equalize(graph, [(x,)], per_channel_weights=per_channel) == 1
+    with torch.no_grad():
+        torch.testing.assert_close(graph(2 * x), model(2 * x), rtol=1e-4, atol=1e-4)
+        assert torch.allclose(graph(11 * x), model(11 * x), rtol=1e-4, atol=1e-4) == per_channel
 
 
 @pytest.mark.parametrize("clamp", [nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.1)])

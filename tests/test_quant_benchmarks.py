@@ -292,6 +292,6 @@ def test_the_aims_are_met_by_a_whole_run(published: dict[str, Any]) -> None:
 def test_equalization_rescues_weights_per_tensor(published: dict[str, Any]) -> None:
     rows = {row["method"]: row for row in published["rows"] if row["network"] == "mobilenet_v2"}
     plain, equalized = rows["mera_torch, per tensor"], rows["mera_torch, per tensor, equalize"]
-    assert equalized["sqnr_db"] > plain["sqnr_db"] + 1 and equalized["agree"] > plain["agree"]
+    assert equalized["sqnr_db"] > plain["sqnr_db"] and equalized["agree"] > plain["agree"]
     peers = [row for row in rows.values() if row["per_tensor"] and row["tool"] != "mera_torch"]
     assert peers and all(equalized["agree"] > row["agree"] for row in peers)

@@ -23,6 +23,7 @@ from .calibration.tune import tune_ranges
 from .config import QuantConfig
 from .convert import convert
 from .findings import Finding
+from .graphs.affine import fold_affine
 from .graphs.canonicalize import remove_in_place, separate_shared_convolutions
 from .graphs.capture import export_float, twin
 from .graphs.recognize import recognize
@@ -162,6 +163,7 @@ def prepare(
     model = twin(original)
     remove_in_place(model)
     recognize(model)
+    fold_affine(model)
     separate_shared_convolutions(model)
     findings = keep_masks(model, first)
     findings += lint(model, first, config) if check and first else []

@@ -11,7 +11,8 @@ import torch
 from torch.fx import GraphModule, Node
 
 from . import operators as ops
-from .patterns import argument, constant_of, find_constants, is_float32, new_call, pair, provenance, value_of
+from .affine import fold_affine
+from .patterns import argument, attribute, constant_of, find_constants, is_float32, new_call, pair, provenance, value_of
 from .recognize import recognize
 
 aten: Any = torch.ops.aten
@@ -22,8 +23,9 @@ def canonicalize(model: GraphModule, *, is_qat: bool = False) -> GraphModule:
 
     In-place operators become functional ones, ``split``, ``chunk`` and ``unbind`` become slices, ``padding="same"``
     becomes numbers, what `recognize` knows becomes one operator, a product with a constant matrix becomes a linear,
-    dropout outside training vanishes, and a batch norm in evaluation that follows no convolution becomes a depthwise
-    1x1 convolution. With `is_qat` dropout and batch norm stay as they are, since training changes them.
+    constants a channel become part of what is before them, dropout outside training vanishes, and a batch norm in
+    evaluation that follows no convolution becomes a depthwise 1x1 convolution. With `is_qat` constants, dropout and
+    batch norm stay as they are, since training changes them.
     """
     remove_in_place(model)
     split_to_slices(model)
@@ -31,6 +33,7 @@ def canonicalize(model: GraphModule, *, is_qat: bool = False) -> GraphModule:
     recognize(model)
     products_to_linear(model)
     if not is_qat:
+        fold_affine(model)
         remove_dropout(model)
         batch_norm_to_depthwise(model)
     model.graph.eliminate_dead_code()
@@ -154,7 +157,11 @@ def products_to_linear(model: GraphModule) -> None:
 def _transposed_constant(model: GraphModule, node: Node, w: Node) -> Node | None:
     """The constant whose transpose `w` is."""
     if w.op == "get_attr":
-        return _constant(model, f"{node.name}_weight", constant_of(model, w).t().contiguous())
+        held: Any = attribute(model, str(w.target))
+        turned_over = held.detach().t().contiguous()
+        if isinstance(held, torch.nn.Parameter):
+            turned_over = torch.nn.Parameter(turned_over, requires_grad=held.requires_grad)
+        return _constant(model, f"{node.name}_weight", turned_over)
     args: tuple[Any, ...] = w.args
     turned = (
         w.target in (aten.t.default, aten.numpy_T.default)
@@ -227,7 +234,10 @@ def batch_norm_to_depthwise(model: GraphModule, only: set[Node] | None = None) -
 def _constant(model: GraphModule, name: str, value: torch.Tensor) -> Node:
     while hasattr(model, name):
         name += "_"
-    model.register_buffer(name, value)
+    if isinstance(value, torch.nn.Parameter):
+        model.register_parameter(name, value)
+    else:
+        model.register_buffer(name, value)
     node = model.graph.get_attr(name)
     node.meta["val"] = value
     return node

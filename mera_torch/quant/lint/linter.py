@@ -19,6 +19,7 @@ from ..calibration.data import EMPTY, Batches, as_inputs, take_first
 from ..config import QuantConfig
 from ..findings import Finding
 from ..graphs import operators as ops
+from ..graphs.affine import fold_affine
 from ..graphs.canonicalize import remove_in_place, separate_shared_convolutions
 from ..graphs.capture import export_float
 from ..graphs.patterns import QuantizedOp, constant_of
@@ -126,6 +127,7 @@ def lint_model(
     exported = export_float(model, examples)
     remove_in_place(exported)
     recognize(exported)
+    fold_affine(exported)
     separate_shared_convolutions(exported)
     names = [node.name for node in exported.graph.nodes if node.op == "placeholder"]
     reading = iter(Batches(calibration, examples, names, once=False))

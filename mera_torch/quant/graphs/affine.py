@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from . import operators as ops
 from .parameters import new_parameter, own_parameter, replace_parameter
-from .patterns import argument, constant_of, evaluate, find_constants, is_float32, value_of
+from .patterns import KEPT_IN_FLOAT, argument, constant_of, evaluate, find_constants, is_float32, value_of
 from .weighted import WEIGHTED, channel_axis, from_blocks, to_blocks
 
 aten: Any = torch.ops.aten
@@ -26,7 +26,8 @@ _AFFINE = _MUL | _DIV | _ADD | _SUB | _RSUB
 def fold_affine(model: GraphModule) -> int:
     """Rewrites `model` in place; the function stays, up to float rounding.
 
-    What has several readers stays, and so do batch norms in training and constants that differ within a channel.
+    What has several readers stays, and so do batch norms in training, constants that differ within a channel, and what
+    is kept in float.
 
     Returns:
         How many operators were folded.
@@ -51,7 +52,7 @@ def fold_affine(model: GraphModule) -> int:
 
 def _source(node: Node, constants: set[Node]) -> Node | None:
     """The operator that `node` alone reads, beside a constant."""
-    if node.kwargs or len(node.args) != 2:
+    if node.kwargs or len(node.args) != 2 or KEPT_IN_FLOAT in node.meta:
         return None
     values = [x for x in node.args if isinstance(x, Node) and x not in constants]
     source = values[0] if len(values) == 1 else None

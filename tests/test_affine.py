@@ -81,7 +81,7 @@ def test_the_function_stays(source: str, kinds: list[tuple[str, str]], seed: int
     constants: dict[str, Callable[[], Tensor | float]] = {
         "number": lambda: float(torch.rand(()) + 0.5),
         "scalar": lambda: torch.rand(()) - 1.5,
-        "channels": lambda: (torch.rand(6, *[1] * trailing) + 0.5) * torch.tensor([1, -1, 1, 1, -1, 1]).view(-1, *[1] * trailing),
+        "channels": lambda: (torch.rand(6) + 0.5).mul(torch.tensor([1, -1, 1, 1, -1, 1])).view(-1, *[1] * trailing),
     }  # fmt: skip
     model = Chain(module, [(name, constants[kind]()) for name, kind in kinds])
     x = torch.randn(shape)

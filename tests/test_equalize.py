@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mera_torch.quant import quantize
+from mera_torch.quant.graphs.canonicalize import separate_batch_norms
 from mera_torch.quant.transforms.equalize import equalize
+from mera_torch.quant.transforms.streams import find_streams
 
 
 def exported(model: nn.Module, x: Tensor) -> torch.fx.GraphModule:
@@ -114,6 +116,87 @@ def test_streams_go_through_residuals_clamps_and_pads() -> None:
     assert equalize(graph, [(x,)]) == 3  # the residual stream, what the depthwise reads, what the projection reads
     with torch.no_grad():
         torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+class Dense(nn.Module):
+    """Concats of concats, of one value twice, added to another value, with batch norms behind and a pool between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norms, self.grow = nn.Conv2d(3, 4, 1), nn.ModuleList(), nn.ModuleList()
+        for channels in (4, 8, 12):
+            self.norms.append(nn.BatchNorm2d(channels))
+            self.grow.append(nn.Conv2d(channels, 4, 3, padding=1))
+        self.side, self.last = nn.Conv2d(3, 16, 1), nn.Conv2d(20, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [self.stem(x)]
+        for norm, grow in zip(self.norms, self.grow, strict=True):
+            found.append(grow(F.relu(norm(torch.cat(found, 1)))))
+        joined = torch.cat([found[3], *found[:3]], dim=-3) + self.side(x)
+        return self.last(torch.cat([F.max_pool2d(joined, 2), F.max_pool2d(found[0], 2)], 1))
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_streams_go_through_concats(per_channel: bool) -> None:
+    torch.manual_seed(0)
+    model, x = uneven(Dense()).eval(), torch.randn(4, 3, 8, 8)
+    graph = exported(model, x)
+    separate_batch_norms(graph)
+    streams = sorted((s.channels, len(s.values), len(s.producers), len(s.readers)) for s in find_streams(graph))
+    assert streams[:3] == [(4, 2, 1, 1), (8, 2, 1, 1), (12, 2, 1, 1)]
+    (whole,) = streams[3:]
+    assert whole[0] == 16 and whole[2:] == (5, 4)  # stem, three that grow, side; three batch norms, the last
+    changed = equalize(graph, [(x,)], per_channel_weights=per_channel)
+    assert changed >= 1
+    with torch.no_grad():
+        expected = model(x)
+    torch.testing.assert_close(graph(x), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+class Unlike(nn.Module):
+    """A concat with the input, one of rows, one of fresh dimensions: none of them keeps channels apart."""
+
+    def __init__(self, join: str) -> None:
+        super().__init__()
+        self.first, self.second, self.join = nn.Conv2d(4, 4, 1), nn.Conv2d(8 if join == "input" else 4, 2, 1), join
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if self.join == "stack":
+            return self.second(torch.stack([y, y], 2).amax(2))
+        return self.second(torch.cat([y, x if self.join == "input" else y], 1 if self.join == "input" else 2))
+
+
+@pytest.mark.parametrize("join", ["input", "rows", "stack"])
+def test_other_joins_are_left_alone(join: str) -> None:
+    model, x = uneven(Unlike(join)).eval(), torch.randn(2, 4, 8, 8)
+    graph = exported(model, x)
+    equalize(graph, [(x,)])
+    with torch.no_grad():
+        expected = model(x)
+    torch.testing.assert_close(graph(x), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_concats_of_unlike_ranges_are_rescued() -> None:
+    torch.manual_seed(0)
+    model = Dense().eval()
+    with torch.no_grad():
+        for grow, factor in zip(model.grow, (1e-2, 1e2, 1.0), strict=True):
+            grow.weight *= factor
+            grow.bias *= factor
+    x = torch.randn(8, 3, 8, 8)
+    for norm in model.norms:  # each of them normalizes its inputs
+        norm.momentum = None
+    model.train()(x)
+    model.eval()
+
+    def error(equalized: bool) -> float:
+        quantized = quantize(model, x, [x], config={"equalize": equalized}, progress=False)
+        with torch.no_grad():
+            return float((quantized(x) - model(x)).square().mean())
+
+    assert error(True) < 0.3 * error(False)
 
 
 def test_a_saturated_channel_is_never_shrunk() -> None:

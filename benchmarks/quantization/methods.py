@@ -25,7 +25,7 @@ from .plain import plain
 Run = Callable[[Tensor], Tensor]
 KINDS = ("digits", "photos", "outputs")
 PER_CHANNEL_ACTIVATIONS = "activations quantized per channel before depthwise convolutions"
-X86_FLOATS = "one input of each addition, pooling by mean, outputs"
+X86_FLOATS = "one input of each addition, products, batch norms after no convolution, pooling by mean, outputs"
 NNCF_FLOATS = "outputs, inputs of convolutions after a pad"
 NNCF_BEST = {"preset": "MIXED", "overflow_fix": "DISABLE", "fast_bias_correction": False}
 TENSORS = ("digits", "mobilenet_v2", "efficientnet_lite0")

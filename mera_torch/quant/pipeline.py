@@ -24,7 +24,7 @@ from .config import QuantConfig
 from .convert import convert
 from .findings import Finding
 from .graphs.affine import fold_affine
-from .graphs.canonicalize import remove_in_place, separate_shared_convolutions
+from .graphs.canonicalize import remove_in_place, separate_batch_norms
 from .graphs.capture import export_float, twin
 from .graphs.recognize import recognize
 from .lint.linter import lint
@@ -164,7 +164,7 @@ def prepare(
     remove_in_place(model)
     recognize(model)
     fold_affine(model)
-    separate_shared_convolutions(model)
+    separate_batch_norms(model)
     findings = keep_masks(model, first)
     findings += lint(model, first, config) if check and first else []
     reports: dict[str, Any] = {}

@@ -17,6 +17,8 @@ from .recognize import recognize
 
 aten: Any = torch.ops.aten
 
+_TAKES_BATCH_NORM = ops.CONV | ops.CONV_1D | ops.CONV_TRANSPOSED
+
 
 def canonicalize(model: GraphModule, *, is_qat: bool = False) -> GraphModule:
     """Rewrites `model` in place and returns it; every rewrite computes the same function.
@@ -184,18 +186,18 @@ def remove_dropout(model: GraphModule) -> None:
             model.graph.erase_node(node)
 
 
-def separate_shared_convolutions(model: GraphModule) -> None:
-    """Turns a batch norm whose convolution has other readers into a convolution of its own: to fold it would change
-    what they read."""
-    shared = {
+def separate_batch_norms(model: GraphModule) -> None:
+    """Turns a batch norm that no convolution can take in, because it follows none or because others read the
+    convolution's result as well, into a convolution of its own."""
+    alone = {
         node
         for node in model.graph.nodes
         if node.op == "call_function"
         and node.target in ops.BATCH_NORM
-        and isinstance(node.args[0], Node)
-        and len(node.args[0].users) > 1
+        and isinstance(source := node.args[0], Node)
+        and (source.target not in _TAKES_BATCH_NORM or len(source.users) > 1)
     }
-    batch_norm_to_depthwise(model, shared)
+    batch_norm_to_depthwise(model, alone)
     model.recompile()
 
 

@@ -20,7 +20,7 @@ from ..config import QuantConfig
 from ..findings import Finding
 from ..graphs import operators as ops
 from ..graphs.affine import fold_affine
-from ..graphs.canonicalize import remove_in_place, separate_shared_convolutions
+from ..graphs.canonicalize import remove_in_place, separate_batch_norms
 from ..graphs.capture import export_float
 from ..graphs.patterns import QuantizedOp, constant_of
 from ..graphs.recognize import recognize
@@ -128,7 +128,7 @@ def lint_model(
     remove_in_place(exported)
     recognize(exported)
     fold_affine(exported)
-    separate_shared_convolutions(exported)
+    separate_batch_norms(exported)
     names = [node.name for node in exported.graph.nodes if node.op == "placeholder"]
     reading = iter(Batches(calibration, examples, names, once=False))
     first = take_first(reading)

@@ -2,7 +2,8 @@
 
 A factor f[c] may be taken out of channel c of a value and put into the weights that read it, when everything in between
 is linear or clamps at zero only: relu(x / f) = relu(x) / f. This reaches over whole residual streams, whose adds keep
-channels apart. (Nagel et al., arXiv 1906.04721, section 4.1, does so for pairs of layers with the ranges of weights.)
+channels apart, and over concats, which have one scale for all that they join. (Nagel et al., arXiv 1906.04721, section
+4.1, does so for pairs of layers with the ranges of weights.)
 
 Which factors are best depends on what is rounded: a channel made larger is stored more finely, but the weights that
 read it become smaller beside those of other channels. So several families of factors are tried, each a product of
@@ -16,7 +17,7 @@ of at most 1; one that stayed below may grow until it reaches that half, so that
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,18 +109,25 @@ class _Choice:
         self.stream, self.seen, self.weights, self.per_channel = stream, seen, weights, per_channel
         self.stored = [value for value in stream.values if _is_stored(value)]
         ones = torch.ones(stream.channels, dtype=torch.float64)
-        self.written = [weights[p].abs().amax((2, 3)).flatten() for p in stream.producers]
+        self.written = {p: weights[p].abs().amax((2, 3)).flatten() for p in stream.producers}
         self.read = {r: weights[r].abs().amax(3) for r in stream.readers}  # [G, R, C]
-        self.write_range = torch.stack(self.written).amax(0)
-        self.read_range = torch.stack([w.amax(1).flatten() for w in self.read.values()]).amax(0)
-        self.value_range = (
-            torch.stack([seen[value].largest for value in self.stored]).amax(0) if seen else self.write_range
-        )
+        self.write_range = self._largest(self.written.items())
+        self.read_range = self._largest((stream.source(r), w.amax(1).flatten()) for r, w in self.read.items())
+        stored = ((value, seen[value].largest) for value in self.stored)
+        self.value_range = self._largest(stored) if seen else self.write_range
         self.lowest, self.highest = ones / _LARGEST_FACTOR, ones * _LARGEST_FACTOR
         for clamp, bound in stream.clamps.items() if seen else ():
             reached = seen[clamp.args[0]].highest.clamp_min(0) * _HEADROOM  # type: ignore[index]
-            self.lowest = torch.maximum(self.lowest, (reached / bound).clamp_max(1))
-            self.highest = torch.where(reached > bound, self.highest.clamp_max(1), self.highest)
+            of = stream.values[clamp]
+            self.lowest[of] = torch.maximum(self.lowest[of], (reached / bound).clamp_max(1))
+            self.highest[of] = torch.where(reached > bound, self.highest[of].clamp_max(1), self.highest[of])
+
+    def _largest(self, several: Iterable[tuple[Node, torch.Tensor]]) -> torch.Tensor:
+        """float64 [C], the largest of what is given for the channels of values."""
+        found = torch.zeros(self.stream.channels, dtype=torch.float64)
+        for value, held in several:
+            found.scatter_reduce_(0, self.stream.values[value], held, "amax")
+        return found
 
     def best(self, strength: float | None) -> torch.Tensor:
         """float64 [C]."""
@@ -164,23 +172,25 @@ class _Choice:
         """
         added = torch.zeros_like(factor)  # variance in each channel of the values, in units of the present values
         for value in self.stored:
-            seen = self.seen[value]
-            step = ((seen.high / factor).amax().clamp_min(0) - (seen.low / factor).amin().clamp_max(0)) / 255
-            added += step**2
+            seen, of = self.seen[value], self.stream.values[value]
+            f = factor[of]
+            step = ((seen.high / f).amax().clamp_min(0) - (seen.low / f).amin().clamp_max(0)) / 255
+            added[of] += step**2
         if not self.per_channel:
-            for producer, largest in zip(self.stream.producers, self.written, strict=True):
-                taps = self.weights[producer].shape[3]
-                added += ((largest / factor).amax() / 127) ** 2 * taps * self._input_power(producer)
+            for producer, largest in self.written.items():
+                taps, of = self.weights[producer].shape[3], self.stream.values[producer]
+                added[of] += ((largest / factor[of]).amax() / 127) ** 2 * taps * self._input_power(producer)
         error = 0.0
         for reader, largest in self.read.items():
             blocks = self.weights[reader]
             groups, outputs, _, taps = blocks.shape
-            f = factor.view(groups, 1, -1)
-            from_values = (blocks.square().sum(3) * f**2 * added.view(groups, 1, -1)).sum()
+            of = self.stream.values[self.stream.source(reader)]
+            f = factor[of].view(groups, 1, -1)
+            from_values = (blocks.square().sum(3) * f**2 * added[of].view(groups, 1, -1)).sum()
             steps = (largest * f).amax(2) / 127  # [G, R]
             if not self.per_channel:
                 steps = steps.amax().expand(groups, outputs)
-            power = (self._power_read(reader) / factor**2).view(groups, 1, -1).sum(2)
+            power = (self._power_read(reader) / factor[of] ** 2).view(groups, 1, -1).sum(2)
             from_weights = (steps**2 * power).sum() * taps
             error += float(from_values + from_weights) / max(self._signal(reader), 1e-30)
         return error
@@ -205,13 +215,14 @@ def _rescale(stream: Stream, step: torch.Tensor, seen: dict[Node, _Seen], weight
     """Ranges and weights after `step` was taken out of the stream's values."""
     for value in stream.values:
         if value in seen:
-            was = seen[value]
-            seen[value] = _Seen(was.low / step, was.high / step, was.variance / step**2, was.highest / step)
+            was, f = seen[value], step[stream.values[value]]
+            seen[value] = _Seen(was.low / f, was.high / f, was.variance / f**2, was.highest / f)
     for producer in stream.producers:
         groups, outputs = weights[producer].shape[:2]
-        weights[producer] = weights[producer] / step.view(groups, outputs, 1, 1)
+        weights[producer] = weights[producer] / step[stream.values[producer]].view(groups, outputs, 1, 1)
     for reader in stream.readers:
-        weights[reader] = weights[reader] * step.view(weights[reader].shape[0], 1, -1, 1)
+        f = step[stream.values[stream.source(reader)]]
+        weights[reader] = weights[reader] * f.view(weights[reader].shape[0], 1, -1, 1)
 
 
 def _measure(
@@ -263,9 +274,11 @@ def _widen(model: GraphModule, streams: list[Stream], seen: dict[Node, _Seen]) -
 
 
 def _is_stored(value: Node) -> bool:
-    """Whether the value is rounded to int8: not where a clamp alone reads it, which is computed with it."""
+    """Whether the value is rounded to int8 by itself: not where a clamp alone reads it, which is computed with it, or
+    concats, which have one scale for all that they join."""
     users = list(value.users)
-    return not (len(users) == 1 and users[0].target in ops.CLAMP)
+    joined = bool(users) and all(user.target in ops.CAT for user in users)
+    return not joined and not (len(users) == 1 and users[0].target in ops.CLAMP)
 
 
 # ---- weights ----
@@ -304,14 +317,15 @@ def _folded_blocks(model: GraphModule, node: Node) -> torch.Tensor:
 def _apply(model: GraphModule, stream: Stream, factor: torch.Tensor) -> None:
     for producer in stream.producers:
         weight, bias = (*producer.args[1:3], None)[:2]
+        f = factor[stream.values[producer]]
         if producer.target in ops.BATCH_NORM:
-            _replace(model, weight, constant_of(model, weight).double() / factor)
+            _replace(model, weight, constant_of(model, weight).double() / f)
         else:
-            _scale_blocks(model, producer, 1 / factor, outputs=True)
+            _scale_blocks(model, producer, 1 / f, outputs=True)
         if isinstance(bias, Node):
-            _replace(model, bias, constant_of(model, bias).double() / factor)
+            _replace(model, bias, constant_of(model, bias).double() / f)
     for reader in stream.readers:
-        _scale_blocks(model, reader, factor, outputs=False)
+        _scale_blocks(model, reader, factor[stream.values[stream.source(reader)]], outputs=False)
 
 
 def _scale_blocks(model: GraphModule, node: Node, factor: torch.Tensor, *, outputs: bool) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,54 +27,116 @@ _JOINS = ops.EXTREMA | {aten.add.Tensor, aten.sub.Tensor}
 
 @dataclass
 class Stream:
-    """Values whose channels must be scaled together; channels are dimension `axis` of each."""
+    """Values whose channels must be scaled together.
+
+    Attributes:
+        axis: The dimension of the values that is the channels'.
+        channels: How many there are in all values together.
+        values: Value -> int64 [channels of the value], which of the stream's channels each is. Those of a concat are
+            those of what it joins.
+        producers: The operators whose outputs are scaled; values, too.
+        readers: The operators that undo it; args[0] is a value.
+        clamps: Clamp -> its bound.
+    """
 
     axis: int
     channels: int
-    values: dict[Node, None] = field(default_factory=dict)  # an ordered set
-    producers: list[Node] = field(default_factory=list)
-    readers: list[Node] = field(default_factory=list)
-    clamps: dict[Node, float] = field(default_factory=dict)
-    broken: bool = False
+    values: dict[Node, torch.Tensor]
+    producers: list[Node]
+    readers: list[Node]
+    clamps: dict[Node, float]
+
+    def source(self, reader: Node) -> Node:
+        """The value that `reader` reads."""
+        return reader.args[0]  # type: ignore[return-value]
+
+
+class _Channels:
+    """Channels of all values; those that must have one factor are one."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+
+    def fresh(self, count: int) -> list[int]:
+        begin = len(self._parent)
+        self._parent += range(begin, begin + count)
+        return list(range(begin, begin + count))
+
+    def find(self, channel: int) -> int:
+        while self._parent[channel] != channel:
+            self._parent[channel] = channel = self._parent[self._parent[channel]]
+        return channel
+
+    def union(self, several: Sequence[int], others: Sequence[int]) -> None:
+        for a, b in zip(several, others, strict=True):
+            self._parent[self.find(b)] = self.find(a)
 
 
 def find_streams(model: GraphModule) -> list[Stream]:
-    streams: dict[Node, Stream] = {}
+    channels, axes, broken = _Channels(), dict[Node, int](), set[Node]()
+    held: dict[Node, list[int]] = {}
+    producers: list[Node] = []
     for node in model.graph.nodes:
-        if node.op != "call_function":
+        value = value_of(node)
+        if node.op != "call_function" or value is None:
             continue
         if _produces(node):
-            value = value_of(node)
-            if value is not None:
-                axis = channel_axis(node, value.dim())
-                streams[node] = Stream(axis, value.shape[axis], {node: None}, [node])
-        elif (joined := _joined(node, streams)) is not None:
-            stream, *others = joined
-            for other in others:
-                _merge(stream, other, streams)
-            stream.values[node] = None
-            if (bound := _bound(node)) is not None:
-                stream.clamps[node] = bound
-            streams[node] = stream
-    held = Counter(str(node.target) for node in model.graph.nodes if node.op == "get_attr")
-    return [s for s in {id(s): s for s in streams.values()}.values() if _close(s, held)]
+            axes[node] = channel_axis(node, value.dim())
+            held[node] = channels.fresh(value.shape[axes[node]])
+            producers.append(node)
+        elif (sources := _sources(node, axes)) is not None:
+            known = [source for source in sources if source in held]
+            axes[node] = axes[known[0]]
+            if len(known) != len(sources) or len({axes[source] for source in known}) > 1:
+                broken.update(known)  # what comes from elsewhere cannot be scaled
+                held[node] = channels.fresh(value.shape[axes[node]])
+                broken.add(node)
+            elif node.target is aten.cat.default:
+                held[node] = [c for source in sources for c in held[source]]
+            else:
+                for source in known[1:]:
+                    channels.union(held[known[0]], held[source])
+                held[node] = held[known[0]]
+    return _streams(model, channels, held, axes, producers, broken)
 
 
-def _merge(stream: Stream, other: Stream, streams: dict[Node, Stream]) -> None:
-    if other is stream:
-        return
-    stream.values.update(other.values)
-    stream.producers += other.producers
-    stream.clamps.update(other.clamps)
-    stream.broken |= other.broken
-    for value in other.values:
-        streams[value] = stream
+def _streams(
+    model: GraphModule,
+    channels: _Channels,
+    held: dict[Node, list[int]],
+    axes: dict[Node, int],
+    producers: list[Node],
+    broken: set[Node],
+) -> list[Stream]:
+    """Values that have channels in common, directly or through others, are one stream."""
+    first: dict[int, Node] = {}
+    together = _Channels()
+    number = {node: i for i, node in enumerate(held)}
+    together.fresh(len(held))
+    roots = {node: [channels.find(c) for c in own] for node, own in held.items()}
+    for node, own in roots.items():
+        for channel in own:
+            together.union([number[first.setdefault(channel, node)]], [number[node]])
+    groups: dict[int, list[Node]] = {}
+    for node in held:
+        groups.setdefault(together.find(number[node]), []).append(node)
+    names = Counter(str(node.target) for node in model.graph.nodes if node.op == "get_attr")
+    found = []
+    for members in groups.values():
+        index = {c: i for i, c in enumerate(dict.fromkeys(c for node in members for c in roots[node]))}
+        values = {node: torch.tensor([index[c] for c in roots[node]]) for node in members}
+        readers = dict.fromkeys(user for value in members for user in value.users if user not in values)
+        clamps = {node: bound for node in members if (bound := _bound(node)) is not None}
+        writers = [node for node in producers if node in values]
+        stream = Stream(axes[members[0]], len(index), values, writers, list(readers), clamps)
+        if broken.isdisjoint(members) and _is_closed(stream, names):
+            found.append(stream)
+    return found
 
 
-def _close(stream: Stream, held: Counter[str]) -> bool:
-    """Finds the stream's readers; whether factors can be moved from its producers into them."""
-    stream.readers = [user for value in stream.values for user in value.users if user not in stream.values]
-    if stream.broken or not stream.readers or not all(_reads(r, stream) for r in stream.readers):
+def _is_closed(stream: Stream, held: Counter[str]) -> bool:
+    """Whether factors can be moved from its producers into its readers."""
+    if not stream.readers or not all(_reads(r, stream) for r in stream.readers):
         return False
     parameters: list[Any] = [n for p in stream.producers for n in p.args[1:3] if n is not None]
     parameters += [r.args[1] for r in stream.readers]
@@ -83,20 +146,23 @@ def _close(stream: Stream, held: Counter[str]) -> bool:
     )
 
 
-def _joined(node: Node, streams: dict[Node, Stream]) -> list[Stream] | None:
-    """The streams of the values that `node` joins to its own, if its output's channels scale as theirs do."""
-    sources = [n for n in node.args[:2] if isinstance(n, Node) and n in streams]
-    if not sources or not _keeps_channels(node, streams[sources[0]].axis):
+def _sources(node: Node, axes: dict[Node, int]) -> list[Node] | None:
+    """The values whose channels the channels of `node` are, if it keeps them apart and any is known."""
+    joins = node.target is aten.cat.default
+    given: Any = node.args[0] if joins and node.args else node.args[:2]
+    sources = [n for n in given if isinstance(n, Node)]
+    known = [n for n in sources if n in axes]
+    if not known:
         return None
-    joined = [streams[n] for n in sources]
-    if node.target in _JOINS:
-        operands = [n for n in node.args[:2] if isinstance(n, Node)]
-        shapes = {value.shape for n in operands if (value := value_of(n)) is not None}
-        if len(operands) != 2 or len(shapes) != 1 or node.kwargs.get("alpha", 1) != 1:
-            return None
-        if len(sources) != 2 or joined[0].axis != joined[1].axis:  # what comes from elsewhere cannot be scaled
-            joined[0].broken = True
-    return joined
+    if joins:
+        dims = dims_of(node)
+        return sources if int(argument(node, 1, "dim", 0)) % max(dims, 1) == axes[known[0]] else None  # type: ignore[call-overload]
+    if not _keeps_channels(node, axes[known[0]]):
+        return None
+    if node.target not in _JOINS:
+        return known[:1]
+    shapes = {value.shape for n in sources if (value := value_of(n)) is not None}
+    return sources if len(sources) == 2 and len(shapes) == 1 and node.kwargs.get("alpha", 1) == 1 else None
 
 
 def _keeps_channels(node: Node, axis: int) -> bool:

@@ -53,12 +53,16 @@ def not_finite(context: Context) -> Iterator[Finding]:
 def concat_ranges(context: Context) -> Iterator[Finding]:
     """Concat of unlike ranges. All parts get one scale; a part whose values are below a step of it becomes zero, as the
     scores beside the boxes of a detection head do. Signal to noise ratios are expected from the histograms. Mended by
-    `split_heads` where that is possible (docs/heads.md)."""
+    `split_heads` where that is possible (docs/heads.md); where convolutions make and read the parts, equalization
+    helps."""
     for decision in context.decisions:
         fixed = decision.mends and context.config.split_heads
         remedy = decision.cure
         if not decision.mends:
-            remedy = "bring the parts to like ranges in the model, or keep its readers in float by rules"
+            remedy = (
+                "equalize=True, where convolutions make and read the parts; bring these to like ranges in the model; "
+            )
+            remedy += "or keep its readers in float by rules"
         elif not fixed:
             remedy = f"QuantConfig(split_heads=True): {remedy}"
         said = decision.join.evidence

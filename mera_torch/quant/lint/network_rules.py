@@ -60,7 +60,7 @@ def concat_ranges(context: Context) -> Iterator[Finding]:
         remedy = decision.cure
         if not decision.mends:
             remedy = (
-                "equalize=True, where convolutions make and read the parts; bring these to like ranges in the model; "
+                "equalize=True where convolutions make and read the parts, or bring them to like ranges in the model, "
             )
             remedy += "or keep its readers in float by rules"
         elif not fixed:

@@ -183,6 +183,13 @@ def test_scale_layers_leave_no_operator_in_int8() -> None:
     assert error.square().sum() < 1e-3 * expected.square().sum()
 
 
+def test_what_a_rule_is_about_stays() -> None:
+    model, x = Scale().eval(), torch.randn(8, 3, 9, 9)
+    quantized = quantize(model, x, [x], config={"rules": [{"op": "mul", "dtype": "float"}]}, progress=False)
+    found = operators(quantized)
+    assert sum(".mul." in name for name in found) == 2
+
+
 def test_training_keeps_its_parameters() -> None:
     model, x = Scale().train(), torch.randn(8, 3, 9, 9)
     graph = torch.export.export(model, (x,)).module()

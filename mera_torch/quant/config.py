@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from torch.fx import Node
+
 from mera_torch.errors import ConfigError, StorageError, nearest
 
 from .options import Accepts, check, check_keys, documented, flag, integer, is_number, option, strings
@@ -71,6 +73,10 @@ class QuantConfig(Settings):
     def all_rules(self) -> tuple[Rule, ...]:
         """The rules that `exclude` stands for, then `rules`."""
         return (*(Rule(module=pattern, dtype="float") for pattern in self.exclude), *self.rules)
+
+    def addresses(self, node: Node) -> bool:
+        """Whether a rule is about this very operator, by its class or name: then it is left as it is."""
+        return any((rule.op or rule.node) and rule.matches(node) for rule in self.rules)
 
     @classmethod
     def preset(cls, name: str) -> QuantConfig:

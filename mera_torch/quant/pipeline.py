@@ -163,7 +163,7 @@ def prepare(
     model = twin(original)
     remove_in_place(model)
     recognize(model)
-    fold_affine(model)
+    fold_affine(model, config.addresses)
     separate_batch_norms(model)
     findings = keep_masks(model, first)
     findings += lint(model, first, config) if check and first else []

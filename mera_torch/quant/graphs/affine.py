@@ -3,6 +3,7 @@ Scale layers, ONNX's MatMul and Add, learned scales of residual branches. In int
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,11 +24,11 @@ _RSUB = frozenset({aten.rsub.Tensor, aten.rsub.Scalar})
 _AFFINE = _MUL | _DIV | _ADD | _SUB | _RSUB
 
 
-def fold_affine(model: GraphModule) -> int:
+def fold_affine(model: GraphModule, stays: Callable[[Node], bool] = lambda node: False) -> int:
     """Rewrites `model` in place; the function stays, up to float rounding.
 
-    What has several readers stays, and so do batch norms in training, constants that differ within a channel, and what
-    is kept in float.
+    What has several readers stays, and so do batch norms in training, constants that differ within a channel, what is
+    kept in float, and the operators of which `stays` says so.
 
     Returns:
         How many operators were folded.
@@ -37,7 +38,7 @@ def fold_affine(model: GraphModule) -> int:
         if node.op != "call_function" or node.target not in _AFFINE or node in constants or not is_float32(node):
             continue
         source = _source(node, constants)
-        if source is None or (found := _factor_and_offset(model, node, source)) is None:
+        if source is None or stays(node) or (found := _factor_and_offset(model, node, source)) is None:
             continue
         into = _into_batch_norm if source.target in ops.BATCH_NORM else _into_weighted
         if into(model, source, *found):

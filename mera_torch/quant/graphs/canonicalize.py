@@ -4,7 +4,7 @@ whole."""
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,14 +20,16 @@ aten: Any = torch.ops.aten
 _TAKES_BATCH_NORM = ops.CONV | ops.CONV_1D | ops.CONV_TRANSPOSED
 
 
-def canonicalize(model: GraphModule, *, is_qat: bool = False) -> GraphModule:
+def canonicalize(
+    model: GraphModule, *, is_qat: bool = False, stays: Callable[[Node], bool] = lambda node: False
+) -> GraphModule:
     """Rewrites `model` in place and returns it; every rewrite computes the same function.
 
     In-place operators become functional ones, ``split``, ``chunk`` and ``unbind`` become slices, ``padding="same"``
     becomes numbers, what `recognize` knows becomes one operator, a product with a constant matrix becomes a linear,
-    constants a channel become part of what is before them, dropout outside training vanishes, and a batch norm in
-    evaluation that follows no convolution becomes a depthwise 1x1 convolution. With `is_qat` constants, dropout and
-    batch norm stay as they are, since training changes them.
+    constants a channel become part of what is before them (except the operators that `stays` says so of), dropout
+    outside training vanishes, and a batch norm in evaluation that follows no convolution becomes a depthwise 1x1
+    convolution. With `is_qat` constants, dropout and batch norm stay as they are, since training changes them.
     """
     remove_in_place(model)
     split_to_slices(model)
@@ -35,7 +37,7 @@ def canonicalize(model: GraphModule, *, is_qat: bool = False) -> GraphModule:
     recognize(model)
     products_to_linear(model)
     if not is_qat:
-        fold_affine(model)
+        fold_affine(model, stays)
         remove_dropout(model)
         batch_norm_to_depthwise(model)
     model.graph.eliminate_dead_code()

@@ -123,18 +123,18 @@ def lint_model(
         CalibrationError: no data.
         CalibrationError, ConfigError, InvalidModelError, UnsupportedError: as quantization would.
     """
-    examples = as_inputs(example_inputs)
+    options, examples = QuantConfig.of(config), as_inputs(example_inputs)
     exported = export_float(model, examples)
     remove_in_place(exported)
     recognize(exported)
-    fold_affine(exported)
+    fold_affine(exported, options.addresses)
     separate_batch_norms(exported)
     names = [node.name for node in exported.graph.nodes if node.op == "placeholder"]
     reading = iter(Batches(calibration, examples, names, once=False))
     first = take_first(reading)
     if not first:
         raise CalibrationError(EMPTY)
-    return [*keep_masks(exported, first), *lint(exported, chain(first, reading), QuantConfig.of(config))]
+    return [*keep_masks(exported, first), *lint(exported, chain(first, reading), options)]
 
 
 def rule_names() -> dict[str, str]:

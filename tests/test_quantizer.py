@@ -315,7 +315,9 @@ def test_model_is_not_changed_and_origins_are_kept() -> None:
     model = prepared_model("residual").train()
     state = copy.deepcopy(model.state_dict())
     batches = random_batches()
+    generator = torch.get_rng_state()
     quantized = quantize(model, tuple(batches[:1]), (x for x in batches), progress=False)
+    assert torch.equal(torch.get_rng_state(), generator)
     assert model.training and model.b1.training
     assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
     paths = [module_path(n) for n in calls(quantized, *ops.CONV)]

@@ -31,7 +31,8 @@ def convert(prepared: GraphModule) -> GraphModule:
     is_qat = any(isinstance(module, FakeQuantizeBase) for module in prepared.modules())
     if is_qat:
         move_exported_model_to_eval(prepared)
-    converted: GraphModule = convert_pt2e(prepared)
+    with torch.random.fork_rng([]):  # torchao makes examples of patterns with the caller's random numbers
+        converted: GraphModule = convert_pt2e(prepared)
     if is_qat:
         remove_dropout(converted)
         _quantize_weights(converted, batch_norm_to_depthwise(converted))

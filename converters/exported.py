@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,8 +40,9 @@ def save_pt2(model: torch.nn.Module, inputs: tuple[Any, ...], path: str | os.Pat
         stack = node.meta.get("nn_module_stack")
         if stack:
             node.meta["nn_module_stack"] = {_plain(key): (_plain(name), kind) for key, (name, kind) in stack.items()}
-    with open(path, "wb") as file:  # of a path, torch warns unless it ends in .pt2
-        torch.export.save(program, file)
+    data = io.BytesIO()  # torch's own writer ends the process if the disk is full
+    torch.export.save(program, data)
+    Path(path).write_bytes(data.getbuffer())
 
 
 def _plain(name: str) -> str:

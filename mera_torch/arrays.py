@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .atomic import storage_error
 from .errors import CorruptFileError, InvalidModelError, MeraError, StorageError
 
 Array = npt.NDArray[Any]
@@ -82,9 +83,18 @@ def _member(archive: Any, name: str) -> Array:
     if archive.zip.getinfo(inside).file_size < _LARGE:
         array: Array = archive[name]
         return array
+    size, scratch = archive.zip.getinfo(inside).file_size, tempfile.gettempdir()
+    if size > (free := shutil.disk_usage(scratch).free):
+        raise StorageError(
+            f"its array {name!r} takes {size >> 20} MiB, of which {scratch!r} has {free >> 20}: set TMPDIR to a folder "
+            "with more, or give .npy files, which are not unpacked"
+        )
     with archive.zip.open(inside) as packed, tempfile.NamedTemporaryFile(suffix=".npy") as file:
-        shutil.copyfileobj(packed, file)
-        file.flush()
+        try:
+            shutil.copyfileobj(packed, file)
+            file.flush()
+        except OSError as error:
+            raise storage_error(file.name, error) from error
         return np.load(file.name, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]  # stays mapped
 
 

@@ -137,7 +137,7 @@ def unsealed(data: bytes, where: str, key: str, newest: int) -> dict[str, Any]:
         raise CorruptFileError(f"{where} cannot be read: {error}") from error
     if type(version) is int and version > newest:
         raise CorruptFileError(
-            f"{where} is of version {version}, and this mera_torch reads up to {newest}: install a newer one"
+            f"{where} is of version {str(version)[:20]}, and this mera_torch reads up to {newest}: install a newer one"
         )
     if not good:
         raise CorruptFileError(f"{where} was altered: its checksum does not match")

@@ -16,7 +16,15 @@ import numpy as np
 from .arrays import Array as Array
 from .arrays import Spec as Spec
 from .arrays import listed, load_array, read_npz
-from .errors import ConfigError, CorruptFileError, InvalidModelError, MeraError, StorageError, nearest
+from .errors import (
+    ConfigError,
+    CorruptFileError,
+    InvalidModelError,
+    MeraError,
+    StorageError,
+    UnsupportedError,
+    nearest,
+)
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 ARRAYS = (".npy", ".npz")
@@ -150,6 +158,11 @@ def image(path: Path, spec: Spec, how: Preprocess | None) -> Array:
         raise ConfigError(f"input {spec} has {depth} channels, preprocess channels={how.channels} gives another number")
     try:
         with Image.open(path) as opened:
+            if opened.mode.startswith(("I", "F")):
+                held = "floats" if opened.mode == "F" else "more than 8 bits a pixel"
+                raise UnsupportedError(
+                    f"{str(path)!r} holds {held}: scale it to 8 bits, or give it as .npy, preprocessed"
+                )
             loaded = opened.convert("L" if depth == 1 else "RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CorruptFileError(f"{str(path)!r} cannot be read as an image: {error}") from error
@@ -267,6 +280,7 @@ class Samples:
     ) -> None:
         self.path, self.specs, self.how, self.limit = Path(path), list(specs), how, limit
         self.left_over = 0
+        self._kept: tuple[Path, list[Array]] | None = None
         self._files = _files_of(self.path)
         if len(specs) != 1 and any(file.suffix.lower() != ".npz" for file in self._files):
             raise InvalidModelError(
@@ -310,7 +324,13 @@ class Samples:
                 yield [np.array(array[index : index + 1], spec.dtype) for array, spec in rows]
 
     def _arrays(self, file: Path) -> list[Array]:
-        return read_npz(file, self.specs) if file.suffix.lower() == ".npz" else [load_array(file)]
+        """Of a file; those of the newest .npz file are kept, since they may be unpacked to the disk."""
+        if file.suffix.lower() != ".npz":
+            return [load_array(file)]
+        if self._kept is None or self._kept[0] != file:
+            self._kept = None
+            self._kept = file, read_npz(file, self.specs)
+        return self._kept[1]
 
     def _count(self, file: Path) -> int:
         return len(self._rows(self._arrays(file)[0], self.specs[0], file))

@@ -129,7 +129,7 @@ def test_only_integers_move_and_by_one_at_most() -> None:
         assert now is not None and was is not None and now.stored.dtype == torch.int8
         assert torch.equal(now.scale, was.scale)
         assert int((now.stored.int() - was.stored.int()).abs().max()) <= 1
-        exact = quantized.reference.get_parameter(names[node.name].args[1].target).detach() / now.shaped_scale
+        exact = quantized.reference.get_parameter(names[node.name].args[1].target).detach() / now.shaped(now.scale)
         assert float((now.stored - exact).abs().max()) <= 1 + 1e-4
 
 

@@ -383,7 +383,7 @@ def test_bad_data_is_told_by_quantize(net: nn.Module, images: Tensor) -> None:
         ([], "calibration is empty"),
         ([torch.zeros(SHAPE)], "degenerate"),
         ([images[:1], images[:1] * float("nan")], "item 1: the input 'x' holds NaN"),
-        ([images[:2]], "item 0, input 0: shape"),
+        ([images[:2]], "item 0: the input 'x' has shape"),
     ]
     for data, message in cases:
         with pytest.raises(CalibrationError, match=message):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mera_torch.errors import CalibrationError
 from mera_torch.quant.calibration.observers import ActivationObserver, WeightObserver, affine
 from mera_torch.quant.calibration.ranges import find_range, least_divergence, least_error
-from mera_torch.quant.calibration.statistics import Statistics, from_arrays, merged, to_arrays
+from mera_torch.quant.calibration.statistics import Statistics, from_arrays, joined, to_arrays
 from mera_torch.quant.rules import OBSERVERS
 
 KINDS = OBSERVERS
@@ -57,7 +57,8 @@ def test_any_order_and_any_parts_give_the_same_but_for_the_moving_average(
     shuffled = [data[i] for i in order if i < len(data)]
     assert same(whole, seen(*shuffled), but=("average", "total"))
     np.testing.assert_allclose(whole.total, seen(*shuffled).total, rtol=1e-9)
-    parts = merged([seen(*shuffled[:cut]), seen(*shuffled[cut:])])
+    parts = seen(*shuffled[:cut])
+    parts.merge(seen(*shuffled[cut:]))
     assert same(whole, parts, but=("average", "total"))
     together = seen(torch.cat(data))
     assert np.array_equal(together.counts, whole.counts) and together.exponent == whole.exponent
@@ -73,7 +74,7 @@ def test_automatic_ranges_are_the_narrower_of_two_for_maps_and_of_least_error_fo
     vectors = seen(*[usual.view(4096, 1)] * 7, odd.view(4096, 1))
     assert vectors.positions == 1 and find_range(vectors, "auto") == find_range(vectors, "histogram")
     assert seen(torch.rand(2, 5, 1, 1)).positions == 1 and seen(torch.rand(1, 9, 6)).positions == 9
-    assert merged([maps, seen(torch.rand(1, 4096, 1, 1))]).positions == 1
+    assert joined([maps, seen(torch.rand(1, 4096, 1, 1))]).positions == 1
 
 
 @settings(deadline=None, max_examples=30)
@@ -82,10 +83,22 @@ def test_merging_in_order_gives_the_moving_average_of_the_whole(described: Any, 
     data = tensors(described)
     i, j = sorted((min(a, len(data)), min(b, len(data))))
     one, two, three = (seen(*part) for part in (data[:i], data[i:j], data[j:]))
-    right = two.copy()
+    right, left, whole = two.copy(), one.copy(), one.copy()
     right.merge(three)
-    for total in (merged([one, two, three]), merged([one, right])):
+    for part in (two, three):
+        left.merge(part)
+    whole.merge(right)
+    for total in (left, whole):
         np.testing.assert_allclose(total.average, seen(*data).average, rtol=1e-9, atol=1e-12)
+
+
+def test_values_of_one_quantization_have_the_furthest_of_their_means_and_averages() -> None:
+    wide, narrow = seen(*[torch.tensor([-10.0, 5.0])] * 4), seen(*[torch.tensor([-0.1, 6.0])] * 4)
+    for several in ([wide, narrow], [narrow, wide]):
+        both = joined(several)
+        for kind in ("mean", "moving_average", "minmax"):
+            np.testing.assert_allclose(find_range(both, kind), (-10.0, 6.0), rtol=1e-6)
+        assert both.elements == 16 and wide.elements == narrow.elements == 8
 
 
 @settings(deadline=None, max_examples=40)

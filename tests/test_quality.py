@@ -420,7 +420,7 @@ def test_bad_input_is_told() -> None:
         (CalibrationError, "must be an iterable of inputs, got int", 3, {}),
         (
             CalibrationError,
-            r"item 1: the input 'x' must be float32\[2, 3, 16, 16\], got float32\[2, 3, 9",
+            r"item 1: the input 'x' has shape \(2, 3, 9, 16\), but the model takes \(2, 3, 16, 16\)",
             [x, x[:, :, :9]],
             {},
         ),

@@ -45,7 +45,7 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
-console = Terminal(highlight=False)
+console = Terminal(highlight=False, markup=False)  # what is shown may come from files
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def emit(as_json: bool, document: Any, *shown: Any) -> None:
         typer.echo(json.dumps(_finite(document), indent=2, allow_nan=False))
         return
     for item in shown:
-        console.print(item, markup=False, soft_wrap=isinstance(item, str))
+        console.print(item, soft_wrap=isinstance(item, str))
 
 
 def _finite(value: Any) -> Any:

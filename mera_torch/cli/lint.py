@@ -30,17 +30,15 @@ def lint(
     """Say what in a float model and its calibration data is known to fail in int8; the exit code is 1 if quantization
     does not mend all of it."""
     from ..quant import QuantConfig
+    from ..quant.calibration.feed import Feed
     from ..quant.findings import sorted_findings, summary, table
     from ..quant.lint.linter import lint_model
-    from ..samples import Samples
-    from ..samples import preprocess as read_spec
-    from .quantize import _specs, _Tensors
 
     with working(as_json, f"lint {model.name}"):
         options = QuantConfig.of(config)
         found = imported(model, input)
-        given = Samples(calibration, _specs(found), read_spec(preprocess or []), samples)
-        findings = lint_model(found, found.example_inputs(), _Tensors(given), options)
+        given = Feed(calibration, found.info.inputs, preprocess=preprocess or None, limit=samples)
+        findings = lint_model(found, found.example_inputs(), given, options)
     document = {
         "model": str(model),
         "summary": summary(findings),

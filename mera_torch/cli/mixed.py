@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,7 +128,6 @@ def _data(
     from ..quant.calibration.feed import Feed
 
     def batches(path: Path, most: int, what: str) -> Iterable[Any]:
-        feed = Feed(path, model.info.inputs, preprocess=preprocess or None, what=what)
-        return list(islice(feed, most)) if most else feed
+        return Feed(path, model.info.inputs, preprocess=preprocess or None, what=what, limit=most)
 
     return batches(calibration, samples, "calibration"), batches(data or calibration, scored, "evaluation")

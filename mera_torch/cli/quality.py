@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,10 +71,9 @@ def quality(
             if stored
             else _networks(model, reference, input, debug_nodes)
         )
-        batches = Feed(data, info.inputs, preprocess=preprocess or None, what="evaluation")
-        given = islice(batches, samples) if samples else batches
+        batches = Feed(data, info.inputs, preprocess=preprocess or None, what="evaluation", limit=samples)
         found = measure(
-            original, twin, module, given, debug_mode=debug_nodes, target=target, platform=platform,
+            original, twin, module, batches, debug_mode=debug_nodes, target=target, platform=platform,
             threshold=threshold, progress=tell or False,
         )  # fmt: skip
         if output is not None:

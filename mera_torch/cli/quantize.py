@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +13,8 @@ from .deployments import PreprocessOption
 from .models import toml_value, write_pt2
 
 if TYPE_CHECKING:
-    from ..converters import ImportedModel
     from ..quant import QuantConfig
-    from ..samples import Spec
+    from ..quant.quality.metrics import Metrics
 
 _OF_CONFIG = "Field `{}` of the configuration."
 
@@ -23,7 +23,7 @@ def _list_settings(asked: bool) -> None:
     if asked:
         from ..quant import QuantConfig
 
-        console.print(QuantConfig.describe(), markup=False, soft_wrap=True)
+        console.print(QuantConfig.describe(), soft_wrap=True)
         raise typer.Exit
 
 
@@ -71,9 +71,8 @@ def quantize(
     """Quantize a float model to int8, calibrated on typical inputs."""
     from ..atomic import check_folder
     from ..quant import ModelQuantizer
+    from ..quant.calibration.feed import Feed
     from ..quant.findings import table
-    from ..samples import Samples
-    from ..samples import preprocess as read_spec
 
     given = {
         "activation_observer": observer, "histogram_bins": histogram_bins, "averaging_constant": averaging_constant,
@@ -84,29 +83,30 @@ def quantize(
     check_folder(output)
     with working(as_json, f"quantize {model.name}") as tell:
         found = imported(model, input)
-        data = Samples(calibration, _specs(found), read_spec(preprocess or []), samples)
+        data = Feed(calibration, found.info.inputs, preprocess=preprocess or None, limit=samples)
         quantizer = ModelQuantizer(found, config=options, model_name=model.stem)
         quantized = quantizer.calibrate(data, tell or False, checkpoint).quantize(progress=tell or False)
-        qualities = _quality(found, quantized, _Tensors(data), quality)
+        measured = quantized.measure_quantization_quality(islice(data, quality), progress=False) if quality else None
+        errors = [output.error for output in measured.outputs] if measured else []
         if output.suffix == ".mera":
             quantized.save(output)
         else:
             write_pt2(quantized.module, found.example_inputs(), output)
-    wrong = [finding for finding in quantized.findings if finding.open]
+    wrong, seen = [finding for finding in quantized.findings if finding.open], quantized.calibration
     document = {
-        "model": str(model), "output": str(output), "samples": quantized.calibration["batches"],
-        "left_over": data.left_over, "config": options.to_dict(), "quality": qualities,
+        "model": str(model), "output": str(output), "samples": seen["samples"], "left_over": seen["left_over"],
+        "config": options.to_dict(), "quality": [{"psnr_db": error.psnr} for error in errors],
         "findings": [finding.to_dict() for finding in quantized.findings],
     }  # fmt: skip
-    shown = f"{output}: calibrated on {document['samples']} samples"
-    if data.left_over:
-        shown += f" ({data.left_over} more do not fill a batch)"
+    shown = f"{output}: calibrated on {seen['samples']} sample{'s' if seen['samples'] != 1 else ''}"
+    if seen["left_over"]:
+        shown += f" ({seen['left_over']} more do not fill a batch)"
     emit(
         as_json,
         document,
         *([table(wrong)] if wrong else []),
         shown,
-        *(f"output {i}: {_said(quality['psnr_db'])}" for i, quality in enumerate(qualities)),
+        *(_said(index, error) for index, error in enumerate(errors)),
     )
 
 
@@ -151,43 +151,8 @@ def _without_none(given: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _specs(model: ImportedModel) -> list[Spec]:
-    from ..samples import Spec
-
-    return [Spec(t.name, t.shape, str(t.dtype).removeprefix("torch.")) for t in model.info.inputs]
-
-
-class _Tensors:
-    """Samples as torch's tensors."""
-
-    def __init__(self, samples: Any) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __iter__(self) -> Any:
-        import torch
-
-        return (tuple(torch.from_numpy(array) for array in arrays) for arrays in self.samples)
-
-
-def _said(decibels: float | None) -> str:
-    return "equal to the float model's" if decibels is None else f"PSNR {decibels:.1f} dB against the float model's"
-
-
-def _quality(model: Any, quantized: Any, inputs: Any, count: int) -> list[dict[str, float | None]]:
-    """Each output's PSNR over the first samples."""
-    from itertools import islice
-
-    import torch
-    from torch.utils import _pytree as pytree
-
-    from ..ladder import psnr
-
-    pairs: list[list[tuple[Any, Any]]] = []
-    with torch.no_grad():
-        for arrays in islice(inputs, count):
-            wanted, got = (pytree.tree_leaves(run(*arrays)) for run in (model, quantized))
-            pairs.append([(a.numpy(), b.numpy()) for a, b in zip(wanted, got, strict=True)])
-    return [{"psnr_db": psnr([w for w, _ in rows], [g for _, g in rows])} for rows in zip(*pairs, strict=True)]
+def _said(index: int, found: Metrics) -> str:
+    where = f"output {index}:"
+    if found.non_finite:
+        return f"{where} NaN or infinite in {found.non_finite} of {found.elements} elements"
+    return f"{where} {'equal to' if found.equal else f'PSNR {found.psnr:.1f} dB against'} the float model's"

@@ -25,6 +25,6 @@ def verify(
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
-        console.print(str(found), markup=False, soft_wrap=True)
+        console.print(str(found), soft_wrap=True)
     if not found.equal:
         raise typer.Exit(1)

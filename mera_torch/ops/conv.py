@@ -35,7 +35,7 @@ from .weights import (
     accumulator_terms,
     constant_bias,
     fits_int8,
-    halves,
+    int8_parts,
     quantized_weight,
     transposed_weight,
 )
@@ -128,21 +128,23 @@ def emit_conv2d(
 ) -> fx.Node:  # fmt: skip
     """conv2d of accumulator_terms; out: the result's shape.
 
-    A weight that needs 9 bits, as one with a zero point may, is the sum of two int8 ones: each element of x then stands
-    there twice, side by side, under one column of the first and one of the second.
+    A weight that needs 9 bits, as one with a zero point may, is the sum of k int8 ones, k being 2 (or 3, for 255): each
+    element of x then stands there k times, side by side, under one column of each of them.
     """
     weight, bias, scale = terms
     if not fits_int8(weight):
+        parts = int8_parts(weight)
+        k = len(parts)
         sizes = list(shape(x.node))
-        sizes[3] *= 2
-        tables = [torch.arange(sizes[2]).int(), torch.arange(sizes[3]).int() // 2]
-        twice = [fold.constant(t, name) for t, name in zip(tables, ("rows", "columns"), strict=True)]
-        x = Operand(fold.emit(resize_nearest, x.node, *twice, val=fold.int8(sizes), q=x.q), x.q)
-        wide = weight.new_zeros(*weight.shape[:3], 2 * dilation[1] * (weight.shape[3] - 1) + 2)
-        for i, half in enumerate(halves(weight)):
-            wide[..., i :: 2 * dilation[1]] = half
-        weight, stride, dilation = wide, (stride[0], 2 * stride[1]), (dilation[0], 1)
-        padding = (*padding[:2], 2 * padding[2], 2 * padding[3])
+        sizes[3] *= k
+        tables = [torch.arange(sizes[2]).int(), torch.arange(sizes[3]).int() // k]
+        repeats = [fold.constant(t, name) for t, name in zip(tables, ("rows", "columns"), strict=True)]
+        x = Operand(fold.emit(resize_nearest, x.node, *repeats, val=fold.int8(sizes), q=x.q), x.q)
+        wide = weight.new_zeros(*weight.shape[:3], k * dilation[1] * (weight.shape[3] - 1) + k)
+        for i, part in enumerate(parts):
+            wide[..., i :: k * dilation[1]] = part
+        weight, stride, dilation = wide, (stride[0], k * stride[1]), (dilation[0], 1)
+        padding = (*padding[:2], k * padding[2], k * padding[3])
     constants = [
         fold.constant(tensor, hint)
         for tensor, hint in ((weight.to(torch.int8), "weight"), (bias, "bias"), (scale, "scale"))
@@ -161,10 +163,11 @@ def fold_linear(fold: Fold) -> fx.Node:
     bias = constant_bias(fold, a["bias"], held.scale.numel())
     weight, terms, scale = accumulator_terms(held.levels, held.scale, bias, x.q.scale)
     if not fits_int8(weight):  # as in emit_conv2d
+        parts = int8_parts(weight)
         sizes = list(shape(x.node))
-        sizes[-1] *= 2
-        x = Operand(fold.emit(concat, [x.node, x.node], len(sizes) - 1, val=fold.int8(sizes), q=x.q), x.q)
-        weight = torch.cat(halves(weight), 1)
+        sizes[-1] *= len(parts)
+        x = Operand(fold.emit(concat, [x.node] * len(parts), len(sizes) - 1, val=fold.int8(sizes), q=x.q), x.q)
+        weight = torch.cat(parts, 1)
     constants = [
         fold.constant(tensor, hint)
         for tensor, hint in ((weight.to(torch.int8), "weight"), (terms, "bias"), (scale, "scale"))

@@ -139,10 +139,13 @@ def fits_int8(weight: torch.Tensor) -> bool:
     return -128 <= int(weight.min()) and int(weight.max()) <= 127
 
 
-def halves(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two int8 weights whose sum is a weight of -255 to 255."""
-    first = weight.clamp(-128, 127)
-    return first.to(torch.int8), (weight - first).to(torch.int8)
+def int8_parts(weight: torch.Tensor) -> list[torch.Tensor]:
+    """Two int8 weights whose sum is a weight of -255 to 254; three if it has a 255."""
+    parts: list[torch.Tensor] = []
+    while not parts or bool(weight.any()):
+        parts.append(weight.clamp(-128, 127))
+        weight = weight - parts[-1]
+    return [part.to(torch.int8) for part in parts]
 
 
 def transposed_weight(fold: Fold, node: Any, groups: int) -> Weight:

@@ -23,7 +23,7 @@ else:
 
 _WHERE = "quantization config"
 _ALPHA = Accepts(
-    'None, "auto" or a number 0 to 1',
+    'None (in TOML false), "auto" or a number 0 to 1',
     lambda value: value is None or value == "auto" or (is_number(value) and 0 <= value <= 1),
 )
 
@@ -65,9 +65,12 @@ class QuantConfig(Settings):
             raise ConfigError(f"{_WHERE}: rules must be a tuple of rules, got {self.rules!r}")
         rules = tuple(rule if isinstance(rule, Rule) else Rule.from_dict(rule) for rule in self.rules)
         object.__setattr__(self, "rules", rules)
+        if self.smoothquant is False:
+            object.__setattr__(self, "smoothquant", None)
         for each in fields(self):
             check(_WHERE, each, getattr(self, each.name))
         object.__setattr__(self, "exclude", tuple(self.exclude))
+        _ = self.all_rules  # what `exclude` holds are patterns
 
     @property
     def all_rules(self) -> tuple[Rule, ...]:
@@ -75,8 +78,9 @@ class QuantConfig(Settings):
         return (*(Rule(module=pattern, dtype="float") for pattern in self.exclude), *self.rules)
 
     def addresses(self, node: Node) -> bool:
-        """Whether a rule is about this very operator, by its class or name: then it is left as it is."""
-        return any((rule.op or rule.node) and rule.matches(node) for rule in self.rules)
+        """Whether a rule is about this very operator, by its class or name or by what it computes in: then it is left
+        as it is."""
+        return any((rule.op or rule.node or rule.dtype) and rule.matches(node) for rule in self.all_rules)
 
     @classmethod
     def preset(cls, name: str) -> QuantConfig:

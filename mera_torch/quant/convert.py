@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import GraphModule, Node
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torchao.quantization.pt2e import FakeQuantizeBase, move_exported_model_to_eval
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from .calibration.observers import BIAS_LIMIT
 from .graphs import operators as ops
 from .graphs.canonicalize import batch_norm_to_depthwise, remove_dropout
-from .graphs.patterns import constant_of
+from .graphs.patterns import constant_of, value_of
 from .quantizer import INT32_MAX
 
 _qd: Any = torch.ops.quantized_decomposed
@@ -21,9 +23,9 @@ _qd: Any = torch.ops.quantized_decomposed
 def convert(prepared: GraphModule) -> GraphModule:
     """Converts a calibrated (``prepare_pt2e``) or trained (``prepare_qat_pt2e``) module to int8.
 
-    As ``convert_pt2e``, and after it: dropout and batch norms still there after QAT become nothing and depthwise
-    convolutions, and every convolution or linear of int8 operands gets the int32 bias that its batch norm brought as
-    float. `prepared` is used up.
+    As ``convert_pt2e``, and after it: dropout and batch norms of images still there after QAT become nothing and
+    depthwise convolutions, and every convolution or linear of int8 operands gets the int32 bias that its batch norm
+    brought as float. `prepared` is used up.
 
     Returns:
         A module, to be called in evaluation only, of aten and ``quantized_decomposed`` operators.
@@ -31,16 +33,41 @@ def convert(prepared: GraphModule) -> GraphModule:
     is_qat = any(isinstance(module, FakeQuantizeBase) for module in prepared.modules())
     if is_qat:
         move_exported_model_to_eval(prepared)
+        _stop_counting(prepared)
     with torch.random.fork_rng([]):  # torchao makes examples of patterns with the caller's random numbers
         converted: GraphModule = convert_pt2e(prepared)
     if is_qat:
+        _set_values(converted)
         remove_dropout(converted)
-        _quantize_weights(converted, batch_norm_to_depthwise(converted))
+        images = {node for node in converted.graph.nodes if (value := value_of(node)) is not None and value.dim() == 4}
+        _quantize_weights(converted, batch_norm_to_depthwise(converted, images))
         _quantize_biases(converted)
         converted.graph.eliminate_dead_code()
         converted.graph.lint()
         converted.recompile()
     return converted
+
+
+def _stop_counting(model: GraphModule) -> None:
+    """Batch norms no longer count batches (torchao would stumble over one that is called twice)."""
+    for node in reversed(list(model.graph.nodes)):
+        counts = node.op == "call_function" and node.target is torch.ops.aten.add_.Tensor
+        if counts and not node.users and "num_batches_tracked" in str(_root(node).target):
+            model.graph.erase_node(node)
+
+
+def _root(node: Node) -> Node:
+    """What a chain of in-place operators writes to."""
+    while node.op == "call_function" and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return node
+
+
+def _set_values(model: GraphModule) -> None:
+    """Every node's fake value anew: torchao leaves those of the patterns that it put in, whatever their shapes."""
+    inputs = [node.meta["val"] for node in model.graph.nodes if node.op == "placeholder"]
+    fake = next((value.fake_mode for value in inputs if isinstance(value, FakeTensor)), None)
+    FakeTensorProp(model, fake or FakeTensorMode(allow_non_fake_inputs=True)).propagate_dont_convert_inputs(*inputs)
 
 
 def _quantize_weights(model: GraphModule, convolutions: set[Node]) -> None:

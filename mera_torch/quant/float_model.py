@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from .graphs.capture import export_float
 Shapes = list[tuple[str, tuple[int, ...], torch.dtype]]
 """(name or "", shape, dtype) of each input."""
 _ONE = "(1, 3, 224, 224)"
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _FIXED = "every size must be a number above 0, the batch's too: the DNA computes networks of fixed shapes"
 
 
@@ -235,6 +237,8 @@ def _module(model: torch.nn.Module, shapes: Shapes | None, layout: Layout | None
             raise InvalidModelError(f"a module does not say the shapes of its inputs: give input_shape, such as {_ONE}")
         shapes = [(row.name, row.shape, row.dtype) for row in info.inputs]
 
+    shapes = _in_order(shapes, model)
+
     def load(chosen: Layout) -> FloatModel:
         moved = [chosen is Layout.NHWC and len(shape) == 4 for _, shape, _ in shapes]
         examples = tuple(
@@ -251,6 +255,21 @@ def _module(model: torch.nn.Module, shapes: Shapes | None, layout: Layout | None
         return FloatModel(original, described, name)
 
     return _in_layout(load, shapes, layout)
+
+
+def _in_order(shapes: Shapes, model: torch.nn.Module) -> Shapes:
+    """Named shapes in the order of the arguments of these names; other names are the user's own, by position."""
+    taken = [name for name, each in inspect.signature(model.forward).parameters.items() if each.kind in _POSITIONAL]
+    known = [name for name, *_ in shapes if name in taken]
+    if not known:
+        return shapes
+    named = sorted(shapes, key=lambda row: taken.index(row[0]) if row[0] in taken else len(taken))
+    if [name for name, *_ in named] != taken[: len(shapes)]:
+        raise InvalidModelError(
+            f"input_shape names {', '.join(name for name, *_ in shapes)}, but the model takes {', '.join(taken)}: name "
+            "the first of these, or give a list of shapes"
+        )
+    return named
 
 
 def _in_layout(load: Callable[[Layout], FloatModel], shapes: Shapes, layout: Layout | None) -> FloatModel:

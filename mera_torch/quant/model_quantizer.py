@@ -20,8 +20,8 @@ from mera_torch.targets import Layout
 from . import pipeline
 from .calibration.calibrate import ProgressOption, bar
 from .calibration.checkpoint import Checkpoint, Position
-from .calibration.data import Batches, Inputs, Seen, take_first
-from .calibration.feed import Feed, Pick, seeded
+from .calibration.data import EMPTY, Batches, Inputs, Seen, take_first
+from .calibration.feed import Feed, Pick
 from .calibration.observers import collected, restore
 from .calibration.statistics import Statistics
 from .config import QuantConfig
@@ -37,7 +37,8 @@ class ModelQuantizer:
         model: A path (TorchScript, .pt2, ONNX, TFLite, Keras), an nn.Module, a ScriptModule, an ExportedProgram, or a
             model from :class:`mera_torch.ModelLoader`.
         input_shape: One shape or a list of them, batch included, each maybe with its dtype: ``((1, 16), "int64")``; or
-            a dict of these by name. Modules and TorchScript need it; of ONNX and .pt2 files it sets sizes that the file
+            a dict of these by name (of modules: of the arguments of forward(), or any names, in their order). Modules
+            and TorchScript need it; of ONNX and .pt2 files it sets sizes that the file
             leaves open. Its order of dimensions is `layout`'s.
         layout: How images lie in the arrays that you give and get, ``NHWC`` or ``NCHW``. None: as the file says; for
             PyTorch models, whichever of the two fits `input_shape` (N, C, H, W where both do).
@@ -117,8 +118,8 @@ class ModelQuantizer:
             StorageError: a file cannot be read or written.
             UnsupportedError: the model contains nothing that can be quantized.
         """
-        feed = Feed(data, self._model.info.inputs, pick, preprocess)
-        batches = Batches(_Seeded(feed, self.config.seed), self._examples, self._names, once=feed.once)
+        feed = data if isinstance(data, Feed) else Feed(data, self._model.info.inputs, pick, preprocess)
+        batches = Batches(feed, self._examples, self._names, seed=self.config.seed, once=feed.once)
         reading = iter(batches)
         first = take_first(reading, self._first)
         new = chain(first[len(self._first) :], reading)
@@ -249,17 +250,7 @@ class ModelQuantizer:
         if feed.left_over:
             size = self._model.info.inputs[0].shape[0]
             return f"calibration has {feed.left_over} samples, which do not fill a batch of the model's size, {size}"
-        return "calibration is empty: give at least one input (8 to 64 typical ones usually suffice)"
+        return EMPTY
 
     def __repr__(self) -> str:
         return f"ModelQuantizer({self._model.name!r}, {self._seen.batches} calibration batches)"
-
-
-class _Seeded:
-    """A feed each of whose passes draws the same random numbers."""
-
-    def __init__(self, feed: Feed, seed: int) -> None:
-        self._feed, self._seed = feed, seed
-
-    def __iter__(self) -> Iterator[Inputs]:
-        return seeded(self._feed, self._seed)

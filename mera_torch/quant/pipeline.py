@@ -23,10 +23,9 @@ from .calibration.tune import tune_ranges
 from .config import QuantConfig
 from .convert import convert
 from .findings import Finding
-from .graphs.affine import fold_affine
-from .graphs.canonicalize import remove_in_place, separate_batch_norms
+from .graphs.canonicalize import float_form
 from .graphs.capture import export_float, twin
-from .graphs.recognize import recognize
+from .graphs.parameters import freeze
 from .lint.linter import lint
 from .quantizer import MeraQuantizer
 from .transforms.adaround import RoundedLayer, adaround
@@ -78,7 +77,7 @@ TRANSFORMS: tuple[tuple[str, Transform], ...] = (
     ("smoothquant", smooth),
     ("split_heads", split_heads),
 )  # fmt: skip
-"""(field of QuantConfig that asks for it unless falsy, function), in the order in which they are applied."""
+"""(field of QuantConfig that asks for it unless None or False, function), in the order in which they are applied."""
 
 CORRECTIONS: tuple[tuple[str, Correction], ...] = (
     ("adaround", _adaround),
@@ -138,7 +137,7 @@ def run(
     examples = as_inputs(example_inputs)
     original = export_float(model, examples)
     names = [node.name for node in original.graph.nodes if node.op == "placeholder"]
-    batches = Batches(data, examples, names)
+    batches = Batches(data, examples, names, seed=options.seed)
     seen = Seen()
     reading = seen.watch(batches)
     first = take_first(reading)
@@ -161,15 +160,13 @@ def prepare(
     Raises UnsupportedError if it has no operator to quantize.
     """
     model = twin(original)
-    remove_in_place(model)
-    recognize(model)
-    fold_affine(model, config.addresses)
-    separate_batch_norms(model)
+    float_form(model, config.addresses)
     findings = keep_masks(model, first)
     findings += lint(model, first, config) if check and first else []
     reports: dict[str, Any] = {}
     for name, transform in TRANSFORMS:
-        if getattr(config, name) and first:
+        asked = getattr(config, name)
+        if asked is not None and asked is not False and first:
             reports[name] = transform(model, first, config, progress)
             findings += [said for said in _as_list(reports[name]) if isinstance(said, Finding)]
     quantizer = MeraQuantizer(config)
@@ -198,6 +195,7 @@ def finish(
         if getattr(config, name):
             prepared.reports[name] = correction(module, reference, first, config, progress)
     round_to_bf16(module, config)
+    freeze(module)
     return reference, module
 
 

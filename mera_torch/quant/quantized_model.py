@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
 
-from mera_torch.converters import ImportedModel, ModelInfo
+from mera_torch.converters import ImportedModel, ModelInfo, TensorInfo
 from mera_torch.converters.files import Source, describe
 from mera_torch.errors import ConfigError, CorruptFileError, InvalidModelError, StateError
 from mera_torch.samples import Preprocess
@@ -66,8 +67,20 @@ class QuantizedModel(torch.nn.Module):
         self.training = False
 
     def forward(self, *inputs: Any) -> Any:
-        tensors = (torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x for x in inputs)
-        return self.module(*tensors)
+        """The network's results, as the float network gave them.
+
+        Args:
+            inputs: Tensors or numpy arrays as `info` says; floating-point ones of any width, batches of any size as far
+                as the network itself computes them.
+
+        Raises:
+            InvalidModelError: another number of inputs, or one of another dtype, rank or shape.
+        """
+        leaves, spec = pytree.tree_flatten(inputs)
+        if len(leaves) != len(self.info.inputs):
+            names = ", ".join(info.name for info in self.info.inputs)
+            raise InvalidModelError(f"{self.name!r} takes {len(self.info.inputs)} inputs ({names}), got {len(leaves)}")
+        return self.module(*pytree.tree_unflatten(list(map(_as_input, leaves, self.info.inputs)), spec))
 
     def train(self, mode: bool = True) -> QuantizedModel:
         """A quantized network is for evaluation only: train(True) raises StateError."""
@@ -230,6 +243,21 @@ class QuantizedModel(torch.nn.Module):
     def __repr__(self) -> str:
         shapes = ", ".join(f"{info.name} {list(info.shape)}" for info in self.info.inputs)
         return f"QuantizedModel({self.name!r}, {shapes})"
+
+
+def _as_input(value: Any, info: TensorInfo) -> Any:
+    """The value as the tensor that an input takes."""
+    value = torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
+    wanted = f"input {info.name!r} must be {str(info.dtype).removeprefix('torch.')}{list(info.shape)}"
+    if not isinstance(value, torch.Tensor):
+        raise InvalidModelError(f"{wanted}, got {type(value).__name__}")
+    if value.dim() != len(info.shape) or tuple(value.shape[1:]) != info.shape[1:]:
+        raise InvalidModelError(f"{wanted}, got the shape {list(value.shape)}")
+    if value.dtype != info.dtype:
+        if not (value.is_floating_point() and info.dtype.is_floating_point):
+            raise InvalidModelError(f"{wanted}, got {str(value.dtype).removeprefix('torch.')}")
+        value = value.to(info.dtype)
+    return value
 
 
 def quantized_model(model: Any) -> QuantizedModel:

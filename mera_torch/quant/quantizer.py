@@ -58,6 +58,7 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
     Attributes:
         found: The operators that the last `annotate` quantized, in graph order.
         dtypes: Name -> "bf16" or "float" of the operators that the configuration kept out of int8.
+        kinds: The observer of each int8 value.
 
     Raises:
         ConfigError: `config` has an unknown key or a value outside its range; from ``prepare_pt2e``: a rule that
@@ -72,6 +73,7 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
         self.is_qat = is_qat
         self.found: list[QuantizedOp] = []
         self.dtypes: dict[str, Dtype] = {}
+        self.kinds: dict[Node, str] = {}
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Rewrites `model` in place to the operators that can be annotated; see
@@ -104,6 +106,7 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
             elif settings.activation_observer == "auto" and any(v.op == "placeholder" for v in members[group]):
                 # White and black cover whole regions of images: where they are clipped, errors add up.
                 settings = replace(settings, activation_observer="histogram")
+            self.kinds.update(dict.fromkeys(members[group], settings.activation_observer))
             return self._activation_spec(settings, fixed.get(group) if settings.fixed_ranges else None)
 
         for node in model.graph.nodes:

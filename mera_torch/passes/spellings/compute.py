@@ -46,28 +46,28 @@ def same_type(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 @rule(aten.conv2d.default, aten.conv1d.default)
 def conv(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
     a = arguments(node)
-    rank = len(shape(node)) - 2
+    rank = _spatial(a)
     stride, padding, dilation = (_spread(a[name], rank) for name in ("stride", "padding", "dilation"))
-    args = (a["input"], a["weight"], a["bias"], stride, padding, dilation, False, [0] * rank, a["groups"])
-    return call(gm, node, aten.convolution.default, *args)
+    args = (a["weight"], a["bias"], stride, padding, dilation, False, [0] * rank, a["groups"])
+    return _convolution(gm, node, a["input"], *args)
 
 
 @rule(aten.conv_transpose1d.default, aten.conv_transpose2d.input)
 def conv_transpose(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
     a = arguments(node)
-    rank = len(shape(node)) - 2
+    rank = _spatial(a)
     stride, padding, dilation, output = (
         _spread(a[name], rank) for name in ("stride", "padding", "dilation", "output_padding")
     )
-    args = (a["input"], a["weight"], a["bias"], stride, padding, dilation, True, output, a["groups"])
-    return call(gm, node, aten.convolution.default, *args)
+    args = (a["weight"], a["bias"], stride, padding, dilation, True, output, a["groups"])
+    return _convolution(gm, node, a["input"], *args)
 
 
 @rule(aten.conv2d.padding, aten.conv1d.padding)
 def conv_padding(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
     """padding="same" or "valid": the odd element goes to the end, as in PyTorch."""
     a = arguments(node)
-    rank = len(shape(node)) - 2
+    rank = _spatial(a)
     stride, dilation = _spread(a["stride"], rank), _spread(a["dilation"], rank)
     x, total = a["input"], [0] * rank
     if a["padding"] == "same":
@@ -77,10 +77,23 @@ def conv_padding(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
         extra = [n for t in reversed(total) for n in (0, t % 2)]
         sizes = list(shape(x))
         for i, t in enumerate(total):
-            sizes[2 + i] += t % 2
+            sizes[len(sizes) - rank + i] += t % 2
         x = call(gm, node, aten.constant_pad_nd.default, x, extra, 0.0, val=value(x).new_empty(sizes))
-    args = (x, a["weight"], a["bias"], stride, padding, dilation, False, [0] * rank, a["groups"])
-    return call(gm, node, aten.convolution.default, *args)
+    return _convolution(gm, node, x, a["weight"], a["bias"], stride, padding, dilation, False, [0] * rank, a["groups"])
+
+
+def _spatial(a: dict[str, Any]) -> int:
+    """How many dimensions a convolution slides over."""
+    return len(shape(a["weight"])) - 2
+
+
+def _convolution(gm: fx.GraphModule, node: fx.Node, x: fx.Node, weight: fx.Node, *args: Any) -> fx.Node:
+    """aten.convolution, which takes no input without a batch, with one."""
+    if len(shape(x)) == len(shape(weight)):
+        return call(gm, node, aten.convolution.default, x, weight, *args)
+    batch = call(gm, node, aten.unsqueeze.default, x, 0, val=value(x).unsqueeze(0))
+    y = call(gm, node, aten.convolution.default, batch, weight, *args, val=value(node).unsqueeze(0))
+    return call(gm, node, aten.squeeze.dim, y, 0)
 
 
 def _spread(x: Any, rank: int) -> list[int]:

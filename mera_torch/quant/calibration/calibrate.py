@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from mera_torch.errors import CalibrationError
 
-from .data import Inputs
+from .data import EMPTY, Inputs
 
 ProgressOption = bool | Callable[[str, int, int], object]
 
@@ -33,7 +33,7 @@ def calibrate(
             seen += 1
             advance()
     if not seen:
-        raise CalibrationError("calibration is empty: give at least one input (8 to 64 typical ones usually suffice)")
+        raise CalibrationError(EMPTY)
     return seen
 
 

@@ -78,16 +78,27 @@ class Checkpoint:
         return position, statistics
 
     def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, Statistics]]:
+        if path.is_dir():
+            raise CalibrationError(f"checkpoint {str(path)!r} is a folder: name a file")
         try:
             with safetensors.safe_open(path, "np") as file:
-                found = json.loads((file.metadata() or {})[_KEY])
+                said = file.metadata() or {}
                 arrays = {key: file.get_tensor(key) for key in file.keys()}
+        except (safetensors.SafetensorError, OSError, *MALFORMED) as error:
+            raise CorruptFileError(
+                f"{str(path)!r} is no calibration checkpoint, or a damaged one ({error}): name another file, or delete "
+                "it if it was one"
+            ) from error
+        if _KEY not in said:
+            raise CorruptFileError(f"{str(path)!r} is no calibration checkpoint: name another file")
+        try:
+            found = json.loads(said[_KEY])
             if found["format"] != _FORMAT:
                 raise ValueError(f"its format is {found['format']!r:.80}")
             if found.pop("sha256") != _digest(found, arrays):
                 raise ValueError("it was altered, its checksum does not match")
             return found, from_arrays(arrays)
-        except (safetensors.SafetensorError, CalibrationError, OSError, *MALFORMED) as error:
+        except (CalibrationError, *MALFORMED) as error:
             raise CorruptFileError(f"checkpoint {str(path)!r} cannot be read: {error}; delete it") from error
 
     def due(self) -> bool:
@@ -102,7 +113,7 @@ class Checkpoint:
         arrays = to_arrays(statistics)
         with atomic_file(self.path, durable=False) as file:
             state = {**state, "sha256": _digest(state, arrays)}
-            safetensors.numpy.save_file(arrays, file, {_KEY: json.dumps(state)})
+            file.write_bytes(safetensors.numpy.save(arrays, {_KEY: json.dumps(state)}))
         self._written = time.monotonic()
 
 

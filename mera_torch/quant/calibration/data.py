@@ -24,6 +24,7 @@ FIRST_BATCHES = 128
 FIRST_BYTES = 128 << 20
 """So many batches, and bytes of inputs, do transforms and corrections get: they hold activations of all at once."""
 EMPTY = "calibration is empty: give at least one input (8 to 64 typical ones usually suffice)"
+"""What calibration without data is told."""
 
 
 def as_inputs(inputs: Any) -> Inputs:
@@ -32,12 +33,12 @@ def as_inputs(inputs: Any) -> Inputs:
 
 
 def take_first(batches: Iterator[Inputs], taken: Sequence[Inputs] = ()) -> list[Inputs]:
-    """The first batches of an iterator after those `taken` already: FIRST_BATCHES in all, or as many as FIRST_BYTES
-    hold, at least one."""
+    """Copies of the first batches of an iterator after those `taken` already: FIRST_BATCHES in all, or as many as
+    FIRST_BYTES hold, at least one. (Copies, since a source may fill one buffer again and again.)"""
     first = list(taken)
     size = sum(_bytes(batch) for batch in first)
     while len(first) < FIRST_BATCHES and size < FIRST_BYTES and (batch := next(batches, None)) is not None:
-        first.append(batch)
+        first.append(tuple(x.clone() if isinstance(x, torch.Tensor) else x for x in batch))
         size += _bytes(batch)
     return first
 
@@ -54,8 +55,45 @@ def length_of(items: Any) -> int | None:
         return None
 
 
+def items_of(source: Any, what: str = "calibration") -> Iterator[Any]:
+    """The items of anything iterable; of a data set with __len__ and __getitem__ alone, as many as it says.
+
+    Raises CalibrationError, which calls the data `what`, if there are none.
+    """
+    _check_iterable(source, what)
+    if hasattr(source, "__iter__") or not hasattr(source, "__len__"):
+        return iter(source)
+    return (source[index] for index in range(len(source)))
+
+
+def _check_iterable(source: Any, what: str) -> None:
+    if not hasattr(source, "__iter__") and not hasattr(source, "__getitem__"):
+        raise CalibrationError(f"{what} data must be an iterable of inputs, got {type(source).__name__}")
+
+
+def seeded(source: Any, seed: int, what: str = "calibration") -> Iterator[Any]:
+    """Its items, drawn as if PyTorch's random numbers began at `seed`: a DataLoader then shuffles the same way each
+    time. The caller's own random numbers go on undisturbed."""
+    inner = torch.Generator().manual_seed(seed).get_state()
+    iterator: Iterator[Any] | None = None
+    end = object()
+    while True:
+        outer = torch.get_rng_state()
+        torch.set_rng_state(inner)
+        try:
+            iterator = items_of(source, what) if iterator is None else iterator
+            item = next(iterator, end)
+        finally:
+            inner = torch.get_rng_state()
+            torch.set_rng_state(outer)
+        if item is end:
+            return
+        yield item
+
+
 class Batches:
-    """Calibration data as tuples of contiguous tensors like the examples, to be iterated any number of times.
+    """Calibration data as tuples of contiguous tensors like the examples, to be iterated any number of times; each pass
+    draws the same random numbers, so that a DataLoader shuffles the same way.
 
     What can be iterated once only (a generator) is kept on the disk as it is read, until this object is gone.
 
@@ -63,6 +101,8 @@ class Batches:
         source: An iterable of items, each a tensor or a tuple or list of the model's inputs.
         examples: Example inputs: every item must have their number, dtypes and shapes.
         names: Of the inputs, for messages.
+        seed: Where PyTorch's random numbers begin in each pass.
+        what: How messages call the data.
         once: Whether `source` can be iterated once only; None: if it is an iterator.
 
     Raises:
@@ -72,18 +112,25 @@ class Batches:
     """
 
     def __init__(
-        self, source: Iterable[Any], examples: Inputs, names: Sequence[str] = (), once: bool | None = None
+        self,
+        source: Iterable[Any],
+        examples: Inputs,
+        names: Sequence[str] = (),
+        *,
+        seed: int = 0,
+        what: str = "calibration",
+        once: bool | None = None,
     ) -> None:
         if isinstance(source, torch.Tensor):
             raise CalibrationError(
-                f"calibration must be an iterable of inputs, got one tensor of shape {tuple(source.shape)}; "
+                f"{what} data must be an iterable of inputs, got one tensor of shape {tuple(source.shape)}; "
                 "wrap it in a list"
             )
-        if not hasattr(source, "__iter__") and not hasattr(source, "__getitem__"):
-            raise CalibrationError(f"calibration must be an iterable of inputs, got {type(source).__name__}")
+        _check_iterable(source, what)
         self.source, self.examples, self.names = source, examples, names or [str(i) for i in range(len(examples))]
+        self.seed, self.what = seed, what
         once = isinstance(source, Iterator) if once is None else once
-        self._spool = _Spool(checked(iter(source), examples, self.names), examples) if once else None
+        self._spool = _Spool(self._pass(), examples) if once else None
 
     @property
     def total(self) -> int | None:
@@ -91,19 +138,25 @@ class Batches:
         return length_of(self.source)
 
     def __iter__(self) -> Iterator[Inputs]:
-        return iter(self._spool) if self._spool is not None else checked(self.source, self.examples, self.names)
+        return iter(self._spool) if self._spool is not None else self._pass()
+
+    def _pass(self) -> Iterator[Inputs]:
+        return checked(seeded(self.source, self.seed, self.what), self.examples, self.names, self.what)
 
 
-def checked(items: Iterable[Any], examples: Inputs, names: Sequence[str]) -> Iterator[Inputs]:
+def checked(
+    items: Iterable[Any], examples: Inputs, names: Sequence[str], what: str = "calibration"
+) -> Iterator[Inputs]:
     """Each item as a batch. Raises CalibrationError naming the item and the input that is unlike the example."""
     for i, item in enumerate(items):
         inputs = as_inputs(item)
         if len(inputs) != len(examples):
-            raise CalibrationError(f"calibration item {i}: {len(inputs)} inputs, but the model takes {len(examples)}")
+            raise CalibrationError(f"{what} item {i}: {len(inputs)} inputs, but the model takes {len(examples)}")
         for j, (got, wanted) in enumerate(zip(inputs, examples, strict=True)):
-            _check_input(f"calibration item {i}, input {j}", got, wanted)
+            where = f"{what} item {i}: the input {names[j]!r}"
+            _check_input(where, got, wanted)
             if isinstance(wanted, torch.Tensor):
-                check_finite(f"calibration item {i}: the input {names[j]!r}", got)
+                check_finite(where, got)
         yield tuple(x.contiguous() if isinstance(x, torch.Tensor) else x for x in inputs)
 
 
@@ -111,11 +164,11 @@ def _check_input(where: str, got: Any, wanted: Any) -> None:
     if not isinstance(wanted, torch.Tensor):
         return
     if not isinstance(got, torch.Tensor):
-        raise CalibrationError(f"{where}: must be a torch.Tensor, got {type(got).__name__}")
+        raise CalibrationError(f"{where} must be a torch.Tensor, got {type(got).__name__}")
     if got.dtype != wanted.dtype:
-        raise CalibrationError(f"{where}: dtype {got.dtype}, but the example input has {wanted.dtype}")
+        raise CalibrationError(f"{where} has dtype {got.dtype}, but the model takes {wanted.dtype}")
     if got.shape != wanted.shape:
-        raise CalibrationError(f"{where}: shape {tuple(got.shape)}, but the example input has {tuple(wanted.shape)}")
+        raise CalibrationError(f"{where} has shape {tuple(got.shape)}, but the model takes {tuple(wanted.shape)}")
 
 
 def check_finite(where: str, tensor: torch.Tensor) -> None:
@@ -206,9 +259,9 @@ class _Spool:
         tensors = {str(i): x.clone() for i, x in enumerate(batch) if isinstance(x, torch.Tensor)}
         path = self._folder / f"{self._stored}.safetensors"
         try:
-            safetensors.torch.save_file(tensors, path)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise storage_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
+            path.write_bytes(safetensors.torch.save(tensors))
+        except OSError as error:
+            raise storage_error(path, error) from error
         self._stored += 1
 
     def _load(self, index: int) -> Inputs:

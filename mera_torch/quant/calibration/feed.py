@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from mera_torch.errors import CalibrationError, ConfigError, InvalidModelError, 
 from mera_torch.samples import PRESETS, Preprocess, Samples, Spec
 from mera_torch.samples import preprocess as read_preprocess
 
-from .data import Inputs, check_finite, length_of
+from .data import Inputs, check_finite, items_of, length_of
 
 Pick = Callable[[Any], Any] | str | int | Sequence[str | int] | None
 
@@ -31,6 +32,7 @@ class Feed:
         preprocess: How images become inputs: a :class:`mera_torch.samples.Preprocess`, a preset's name, or a list of
             what ``--preprocess`` takes. For paths alone.
         what: How messages call the data.
+        limit: At most so many batches are given; 0: all.
 
     An item may be a whole batch, a batch of another size (batches are divided and joined; samples that do not fill the
     last one are left out: `left_over`), or one sample without the batch dimension. Floating-point arrays of any width,
@@ -49,8 +51,9 @@ class Feed:
         preprocess: Preprocess | str | Sequence[str] | None = None,
         *,
         what: str = "calibration",
+        limit: int = 0,
     ) -> None:
-        self.infos, self.left_over, self._what = list(infos), 0, what
+        self.infos, self.left_over, self._what, self._limit = list(infos), 0, what, limit
         self._pick = pick
         self._size = _batch_size(infos)
         if isinstance(data, str | os.PathLike):
@@ -59,7 +62,7 @@ class Feed:
             try:
                 data = Samples(data, specs, how)
             except InvalidModelError as error:
-                raise CalibrationError(f"calibration data: {error}") from error
+                raise CalibrationError(f"{what} data: {error}") from error
         elif preprocess is not None:
             raise ConfigError("preprocess says how images in a folder become inputs: give the folder as the data")
         self._data = self._iterable(data)
@@ -73,12 +76,16 @@ class Feed:
     def total(self) -> int | None:
         """About how many batches there are, where that is known before reading them."""
         count, size = length_of(self._data), getattr(self._data, "batch_size", None)  # of a DataLoader
-        return count * size // self._size if count is not None and isinstance(size, int) and self._size else count
+        count = count * size // self._size if count is not None and isinstance(size, int) and self._size else count
+        return min(count, self._limit) if count is not None and self._limit else count
 
     def __iter__(self) -> Iterator[Inputs]:
+        return islice(self._batches(), self._limit or None)
+
+    def _batches(self) -> Iterator[Inputs]:
         held: list[list[torch.Tensor]] = [[] for _ in self.infos]
         samples = 0
-        for index, item in enumerate(_read(self._data)):
+        for index, item in enumerate(self._items()):
             tensors, exact = self._tensors(index, item)
             if exact and not samples:
                 yield tuple(tensors)
@@ -91,9 +98,17 @@ class Feed:
                 whole = samples - samples % self._size
                 for begin in range(0, whole, self._size):
                     yield tuple(tensor[begin : begin + self._size] for tensor in joined)
-                held = [[tensor[whole:].clone()] if samples > whole else [] for tensor in joined]
+                held = [[tensor[whole:]] if samples > whole else [] for tensor in joined]
                 samples -= whole
+            held = [[*parts[:-1], parts[-1].clone()] if parts else [] for parts in held]  # the next may overwrite it
         self.left_over = samples
+
+    def _items(self) -> Iterator[Any]:
+        """What is wrong with a file of arrays is wrong with the data."""
+        try:
+            yield from items_of(self._data)
+        except InvalidModelError as error:
+            raise CalibrationError(f"{self._what} data: {error}") from error
 
     def _iterable(self, data: Any) -> Any:
         if isinstance(data, Mapping):
@@ -163,7 +178,9 @@ class Feed:
         pick = self._pick
         if callable(pick):
             return pick(item)
-        keys = [pick] if isinstance(pick, str | int) else list(pick or ())
+        keys = [pick] if isinstance(pick, str | int) else pick if isinstance(pick, list | tuple) else None
+        if keys is None:
+            raise ConfigError(f"pick must be a function, a key or an index, or a list of these, got {pick!r:.80}")
         try:
             return tuple(item[key] for key in keys)
         except (KeyError, IndexError, TypeError) as error:
@@ -204,41 +221,6 @@ class Feed:
     def _wanted(self) -> str:
         rows = [f"{info.name!r} {_plain(info.dtype)}{list(info.shape)}" for info in self.infos]
         return f"{len(rows)} ({', '.join(rows)})" if len(rows) > 1 else f"one, {rows[0]}"
-
-
-def seeded(items: Iterable[Any], seed: int) -> Iterator[Any]:
-    """The same items, drawn as if PyTorch's random numbers began at `seed`: a DataLoader then shuffles the same way
-    each time. The caller's own random numbers go on undisturbed."""
-    inner = torch.Generator().manual_seed(seed).get_state()
-    iterator: Iterator[Any] | None = None
-    end = object()
-    while True:
-        outer = torch.get_rng_state()
-        torch.set_rng_state(inner)
-        try:
-            iterator = iter(items) if iterator is None else iterator
-            item = next(iterator, end)
-        finally:
-            inner = torch.get_rng_state()
-            torch.set_rng_state(outer)
-        if item is end:
-            return
-        yield item
-
-
-def _read(data: Any) -> Iterator[Any]:
-    """Its items; what is wrong with a file of arrays is wrong with the data."""
-    try:
-        yield from _items(data)
-    except InvalidModelError as error:
-        raise CalibrationError(f"calibration data: {error}") from error
-
-
-def _items(data: Any) -> Iterator[Any]:
-    """Items of anything iterable; of a data set with __len__ and __getitem__ alone, as many as it says."""
-    if hasattr(data, "__iter__") or not hasattr(data, "__len__"):
-        return iter(data)
-    return (data[index] for index in range(len(data)))
 
 
 def _batch_size(infos: Sequence[TensorInfo]) -> int:

@@ -14,7 +14,7 @@ from mera_torch.errors import CalibrationError
 
 from ..graphs.patterns import attribute, find_constants
 from .ranges import LEVELS, SMALLEST_SCALE, Range, find_range, grid
-from .statistics import Statistics, merged
+from .statistics import Statistics, joined
 
 # A bias is kept within 2^30 steps, which leaves as much of the int32 accumulator to the products.
 BIAS_LIMIT = 2.0**30
@@ -95,7 +95,7 @@ class ActivationObserver(_NamedObserver):
                 raise each._never_seen()
         leader = self.group[0]
         if leader._found is None or leader._found[0] != self._seen():
-            total = merged(each.statistics for each in self.group)
+            total = joined([each.statistics for each in self.group])
             self.settle(find_range(total, self.kind, percentile=self.percentile, symmetric=self.symmetric))
         return leader._found[1]  # type: ignore[index]  # settled above
 

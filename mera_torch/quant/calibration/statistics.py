@@ -7,7 +7,7 @@ sums of extremes, and the moving average, whose order is that of the data.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -220,15 +220,25 @@ class Statistics:
         self.counts += counts.numpy()
 
 
-def merged(several: Iterable[Statistics]) -> Statistics:
-    """One collector of what all of them saw; themselves they stay as they are."""
-    first, *others = several
-    if not others:
-        return first
-    total = first.copy()
-    for other in others:
+def joined(several: Sequence[Statistics]) -> Statistics:
+    """One collector for values that have one quantization, each with its own of the same data: the histogram counts
+    them all, and mean and average extremes are those of the value where they are furthest; `several` stay as they
+    are."""
+    if len(several) == 1:
+        return several[0]
+    total = several[0].copy()
+    for other in several[1:]:
         total.merge(other)
+    means = np.array([each.total / max(each.batches, 1) for each in several])
+    averages = np.array([each.average for each in several])
+    total.total = _furthest(means) * total.batches
+    total.average = _furthest(averages)
     return total
+
+
+def _furthest(ranges: np.ndarray) -> np.ndarray:
+    """The lowest and the highest of ranges [N, 2]."""
+    return np.array([ranges[:, 0].min(), ranges[:, 1].max()])
 
 
 def to_arrays(held: Mapping[str, Statistics]) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from .calibrate import ProgressOption, bar
 from .data import Inputs
 from .observers import ActivationObserver
 from .ranges import LEVELS, Range, extremes, find_range, grid
-from .statistics import merged
+from .statistics import joined
 
 BATCHES = 16
 """So many, spread evenly, are used at most."""
@@ -99,14 +99,20 @@ def _size(prepared: GraphModule) -> int:
 
 
 def _candidates(leader: ActivationObserver) -> list[Range]:
-    """The local choice first, which wins where several are equal."""
-    seen = merged(each.statistics for each in leader.group)
+    """The local choice first, which wins where several are equal. Where several values share a range, what is widest of
+    them may matter least: so fractions of their average range are tried as well."""
+    members = [each.statistics for each in leader.group]
+    seen = joined(members)
     lowest, highest = extremes(seen)
     if leader.symmetric:
         lowest, highest = -max(-lowest, highest), max(-lowest, highest)
     kinds = [find_range(seen, kind, symmetric=leader.symmetric) for kind in ("auto", "histogram", "mean")]
-    low, high = kinds[-1]
-    return [*kinds, *((max(f * low, lowest), min(f * high, highest)) for f in FRACTIONS if f != 1)]
+    bases = [kinds[-1]]
+    if len(members) > 1:
+        each = np.array([find_range(member, "mean", symmetric=leader.symmetric) for member in members]).mean(0)
+        bases.append((float(each[0]), float(each[1])))
+    tried = ((f * low, f * high) for low, high in bases for f in FRACTIONS)
+    return list(dict.fromkeys([*kinds, *((max(low, lowest), min(high, highest)) for low, high in tried)]))
 
 
 def _derivatives(

@@ -15,10 +15,10 @@ import keyword
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
@@ -43,11 +43,11 @@ class _Node(BaseModel):
     name: str
     op: Literal["placeholder", "get_attr", "call_function", "output"]
     target: str
-    args: list[Any] = []
+    args: Annotated[list[Any], FailFast()] = []
     kwargs: dict[str, Any] = {}
     value: Any = None
     tensor: str = ""
-    modules: list[list[str]] = []
+    modules: Annotated[list[Annotated[list[str], FailFast()]], FailFast()] = []
     trace: str = ""
 
 
@@ -56,7 +56,7 @@ class _Graph(BaseModel):
 
     in_spec: str
     out_spec: str
-    nodes: list[_Node]
+    nodes: Annotated[list[_Node], FailFast()]
 
 
 # ---- writing ----

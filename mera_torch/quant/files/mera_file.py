@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from torch import fx
 
 from mera_torch.atomic import atomic_file
@@ -44,6 +44,7 @@ WEIGHTS = {"module": "weights.safetensors", "reference": "float.safetensors", "o
 """Each graph and the member that holds its tensors."""
 MEMBERS = (MANIFEST, *dict.fromkeys(name for graph, file in WEIGHTS.items() for name in (f"{graph}.json", file)))
 LARGEST_JSON = 64 << 20
+LARGEST_MANIFEST = 4 << 20
 _UNREADABLE = (
     zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, OSError,
     EOFError, ValueError, OverflowError,
@@ -64,7 +65,7 @@ class Tensor(_Strict):
     """An input or output, as mera_torch.converters.TensorInfo."""
 
     name: str
-    shape: list[Annotated[int, Field(ge=0)]]
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()]
     dtype: str
     layout: Literal["NCHW", "NHWC", ""]
 
@@ -79,12 +80,12 @@ class Manifest(_Strict):
     version: int
     versions: dict[str, str]
     name: str
-    source: str
-    inputs: list[Tensor]
-    outputs: list[Tensor]
+    source: Annotated[str, Field(pattern="^[a-z0-9_]{1,30}$")]
+    inputs: Annotated[list[Tensor], FailFast()]
+    outputs: Annotated[list[Tensor], FailFast()]
     config: dict[str, Any]
     calibration: dict[str, Any]
-    findings: list[dict[str, Any]]
+    findings: Annotated[list[dict[str, Any]], FailFast()]
     files: dict[str, Sha256]
 
     @property
@@ -207,8 +208,8 @@ def _check_member(info: zipfile.ZipInfo, names: list[str], size: int, where: str
     elif name.endswith(".json"):
         if info.compress_type not in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
             wrong = f"is compressed by method {info.compress_type}"
-        elif info.file_size > LARGEST_JSON:
-            wrong = f"has {info.file_size} bytes, more than the {LARGEST_JSON} that are read"
+        elif info.file_size > (most := LARGEST_MANIFEST if name == MANIFEST else LARGEST_JSON):
+            wrong = f"has {info.file_size} bytes, more than the {most} that are read"
     elif info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.file_size > size:
         wrong = "is compressed, or larger than the file"
     if wrong:

@@ -1,9 +1,9 @@
 """Products and sums with a constant a channel, as a part of the convolution, linear or batch norm before them: Caffe's
-Scale layers, ONNX's MatMul and Add, learned scales of residual branches. In int8 each would round once more."""
+Scale layers, ONNX's MatMul and Add, learned scales of residual branches, batch norms after a linear. In int8 each would
+round once more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from . import operators as ops
 from .parameters import new_parameter, own_parameter, replace_parameter
-from .patterns import KEPT_IN_FLOAT, argument, constant_of, evaluate, find_constants, is_float32, value_of
+from .patterns import KEPT_IN_FLOAT, Stays, argument, constant_of, evaluate, find_constants, is_float32, value_of
 from .weighted import WEIGHTED, channel_axis, from_blocks, to_blocks
 
 aten: Any = torch.ops.aten
@@ -24,7 +24,7 @@ _RSUB = frozenset({aten.rsub.Tensor, aten.rsub.Scalar})
 _AFFINE = _MUL | _DIV | _ADD | _SUB | _RSUB
 
 
-def fold_affine(model: GraphModule, stays: Callable[[Node], bool] = lambda node: False) -> int:
+def fold_affine(model: GraphModule, stays: Stays = lambda node: False) -> int:
     """Rewrites `model` in place; the function stays, up to float rounding.
 
     What has several readers stays, and so do batch norms in training, constants that differ within a channel, what is
@@ -35,10 +35,10 @@ def fold_affine(model: GraphModule, stays: Callable[[Node], bool] = lambda node:
     """
     constants, folded = find_constants(model.graph), 0
     for node in list(model.graph.nodes):
-        if node.op != "call_function" or node.target not in _AFFINE or node in constants or not is_float32(node):
+        if node.op != "call_function" or node in constants or not is_float32(node) or stays(node):
             continue
         source = _source(node, constants)
-        if source is None or stays(node) or (found := _factor_and_offset(model, node, source)) is None:
+        if source is None or (found := _factor_and_offset(model, node, source, constants)) is None:
             continue
         into = _into_batch_norm if source.target in ops.BATCH_NORM else _into_weighted
         if into(model, source, *found):
@@ -53,17 +53,38 @@ def fold_affine(model: GraphModule, stays: Callable[[Node], bool] = lambda node:
 
 def _source(node: Node, constants: set[Node]) -> Node | None:
     """The operator that `node` alone reads, beside a constant."""
-    if node.kwargs or len(node.args) != 2 or KEPT_IN_FLOAT in node.meta:
+    norm = node.target is aten.batch_norm.default
+    if node.kwargs or KEPT_IN_FLOAT in node.meta or not norm and (node.target not in _AFFINE or len(node.args) != 2):
         return None
     values = [x for x in node.args if isinstance(x, Node) and x not in constants]
     source = values[0] if len(values) == 1 else None
-    if source is None or source.target not in WEIGHTED | ops.BATCH_NORM or len(source.users) != 1 or source.kwargs:
+    takes = ops.LINEAR if norm else WEIGHTED | ops.BATCH_NORM  # batch norms after convolutions are folded by torchao
+    if source is None or source.target not in takes or len(source.users) != 1 or source.kwargs:
         return None
     return source
 
 
-def _factor_and_offset(model: GraphModule, node: Node, source: Node) -> tuple[torch.Tensor, torch.Tensor] | None:
+def batch_norm_terms(model: GraphModule, node: Node, constants: set[Node]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """(f, o), float64 [C]: in channel c a batch norm with fixed statistics gives f[c] * x + o[c], f being gamma / sqrt(
+    variance + epsilon), o being beta - mean * f. None if they are not known."""
+    _, gamma, beta, mean, variance, training, _, epsilon = node.args[:8]
+    held = [n for n in (gamma, beta, mean, variance) if n is not None]
+    if training or mean is None or not all(isinstance(n, Node) and n.op == "get_attr" and n in constants for n in held):
+        return None
+    m, v = constant_of(model, mean).double(), constant_of(model, variance).double()
+    factor = (v + float(epsilon)).rsqrt()  # type: ignore[arg-type]
+    factor = factor if gamma is None else factor * constant_of(model, gamma).double()
+    offset = -m * factor
+    return factor, offset if beta is None else offset + constant_of(model, beta).double()
+
+
+def _factor_and_offset(
+    model: GraphModule, node: Node, source: Node, constants: set[Node]
+) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(f, o), float64 [C]: in channel c `node` is f[c] * source + o[c]."""
+    if node.target is aten.batch_norm.default:
+        rows = (value := value_of(node)) is not None and value.dim() == 2
+        return batch_norm_terms(model, node, constants) if rows else None
     after = node.args[0] is source
     held = node.args[1 if after else 0]
     constant = evaluate(model, held) if isinstance(held, Node) else torch.tensor(held)

@@ -4,15 +4,25 @@ whole."""
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from . import operators as ops
-from .affine import fold_affine
-from .patterns import argument, attribute, constant_of, find_constants, is_float32, new_call, pair, provenance, value_of
+from .affine import batch_norm_terms, fold_affine
+from .patterns import (
+    Stays,
+    argument,
+    attribute,
+    find_constants,
+    for_each_dim,
+    is_float32,
+    new_call,
+    provenance,
+    value_of,
+)
 from .recognize import recognize
 
 aten: Any = torch.ops.aten
@@ -20,21 +30,28 @@ aten: Any = torch.ops.aten
 _TAKES_BATCH_NORM = ops.CONV | ops.CONV_1D | ops.CONV_TRANSPOSED
 
 
-def canonicalize(
-    model: GraphModule, *, is_qat: bool = False, stays: Callable[[Node], bool] = lambda node: False
-) -> GraphModule:
+def float_form(model: GraphModule, stays: Stays) -> None:
+    """Rewrites an exported network in place to what float transforms and the linter work on; arguments as of
+    `canonicalize`. Batch norms that convolutions will take in are still there."""
+    remove_in_place(model)
+    recognize(model, stays)
+    fold_affine(model, stays)
+    separate_batch_norms(model)
+
+
+def canonicalize(model: GraphModule, *, is_qat: bool = False, stays: Stays = lambda node: False) -> GraphModule:
     """Rewrites `model` in place and returns it; every rewrite computes the same function.
 
     In-place operators become functional ones, ``split``, ``chunk`` and ``unbind`` become slices, ``padding="same"``
     becomes numbers, what `recognize` knows becomes one operator, a product with a constant matrix becomes a linear,
-    constants a channel become part of what is before them (except the operators that `stays` says so of), dropout
-    outside training vanishes, and a batch norm in evaluation that follows no convolution becomes a depthwise 1x1
-    convolution. With `is_qat` constants, dropout and batch norm stay as they are, since training changes them.
+    constants a channel become part of what is before them, dropout outside training vanishes, and a batch norm in
+    evaluation that follows no convolution becomes a depthwise 1x1 convolution. With `is_qat` constants, dropout and
+    batch norm stay as they are, since training changes them. What `stays` says so of is not recognized or folded.
     """
     remove_in_place(model)
     split_to_slices(model)
     explicit_padding(model)
-    recognize(model)
+    recognize(model, stays)
     products_to_linear(model)
     if not is_qat:
         fold_affine(model, stays)
@@ -68,13 +85,21 @@ def _shares_memory(node: Node) -> bool:
     by others."""
     if node.op != "call_function":
         return True
-    viewed = any(user.op == "call_function" and user.target in ops.VIEWS for user in node.users)
-    return viewed or node.target in ops.VIEWS and not _owns_memory(node)
+    viewed = any(_is_view(user) and user.target not in ops.FUNCTIONAL for user in node.users)
+    return viewed or (_is_view(node) and not _owns_memory(node))
+
+
+def _is_view(node: Node) -> bool:
+    """Whether the result of `node` may be the memory of an argument: its schema says so, or `ops.SILENT_VIEWS`."""
+    if node.target is operator.getitem or node.target in ops.SILENT_VIEWS:
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(result.alias_info is not None for result in schema.returns)
 
 
 def _owns_memory(view: Node) -> bool:
     """Whether `view` is the only way to reach the memory it shows: each value on the way there has one user."""
-    while view.op == "call_function" and view.target in ops.VIEWS:
+    while _is_view(view):
         source = view.args[0]
         if not isinstance(source, Node) or len(source.users) > 1:
             return False
@@ -110,34 +135,32 @@ def split_to_slices(model: GraphModule) -> None:
 
 
 def explicit_padding(model: GraphModule) -> None:
-    """``conv2d(padding="same" | "valid")`` becomes a conv2d with numbers, after a pad where "same" is asymmetric."""
+    """``padding="same" | "valid"`` of a 1-d or 2-d convolution becomes numbers, after a pad where "same" is
+    asymmetric."""
+    numbers = {aten.conv1d.padding: aten.conv1d.default, aten.conv2d.padding: aten.conv2d.default}
     for node in list(model.graph.nodes):
-        if node.op != "call_function" or node.target is not aten.conv2d.padding:
+        if node.op != "call_function" or node.target not in numbers:
             continue
         x, weight = node.args[0], node.args[1]
         shape = value_of(weight)
-        if not isinstance(x, Node) or shape is None or shape.dim() != 4:
+        if not isinstance(x, Node) or shape is None:
             continue
-        dilation = pair(argument(node, 5, "dilation", 1))
+        dims = shape.dim() - 2
+        stride, dilation = (
+            for_each_dim(argument(node, index, name, 1), dims) for index, name in ((3, "stride"), (5, "dilation"))
+        )
         total = [d * (int(k) - 1) for d, k in zip(dilation, shape.shape[2:], strict=True)]
         if argument(node, 4, "padding", "valid") == "valid":
-            total = [0, 0]
+            total = [0] * dims
         before = [t // 2 for t in total]
         if any(t % 2 for t in total):
             with model.graph.inserting_before(node):
-                pads = [before[1], total[1] - before[1], before[0], total[0] - before[0]]
+                pads = [side for t in reversed(total) for side in (t // 2, t - t // 2)]
                 x = new_call(model, node, aten.constant_pad_nd.default, x, pads, 0.0)
-            before = [0, 0]
-        bias, stride, groups = (
-            argument(node, 2, "bias"),
-            list(pair(argument(node, 3, "stride", 1))),
-            argument(node, 6, "groups", 1),
-        )
-        node.target, node.args, node.kwargs = (
-            aten.conv2d.default,
-            (x, weight, bias, stride, before, dilation, groups),
-            {},
-        )
+            before = [0] * dims
+        bias, groups = argument(node, 2, "bias"), argument(node, 6, "groups", 1)
+        node.target, node.kwargs = numbers[node.target], {}
+        node.args = (x, weight, bias, stride, before, dilation, groups)
 
 
 def products_to_linear(model: GraphModule) -> None:
@@ -177,15 +200,18 @@ def _transposed_constant(model: GraphModule, node: Node, w: Node) -> Node | None
 
 
 def remove_dropout(model: GraphModule) -> None:
-    """Dropout outside training is the identity."""
+    """Dropout outside training is the identity, and attention has none."""
     for node in list(model.graph.nodes):
-        if (
-            node.op == "call_function"
-            and node.target in (aten.dropout.default, aten.feature_dropout.default)
-            and node.args[2] is False
-        ):
+        if node.op != "call_function":
+            continue
+        if node.target in (aten.dropout.default, aten.feature_dropout.default) and node.args[2] is False:
             node.replace_all_uses_with(node.args[0])
             model.graph.erase_node(node)
+        elif node.target is aten.scaled_dot_product_attention.default and argument(node, 4, "dropout_p", 0.0):
+            node.args, node.kwargs = (
+                (*node.args[:4], *((0.0, *node.args[5:]) if len(node.args) > 4 else ())),
+                {key: value for key, value in node.kwargs.items() if key != "dropout_p"},
+            )
 
 
 def separate_batch_norms(model: GraphModule) -> None:
@@ -203,35 +229,47 @@ def separate_batch_norms(model: GraphModule) -> None:
     model.recompile()
 
 
+def _as_image(shape: torch.Size) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """The operators, and their arguments, that make [N, C, H, W] of a value [N, C, ...], and those that undo it."""
+    if len(shape) == 2:
+        return [(aten.unsqueeze.default, 2), (aten.unsqueeze.default, 3)], [(aten.flatten.using_ints, 1)]
+    if len(shape) == 3:
+        return [(aten.unsqueeze.default, 3)], [(aten.squeeze.dim, 3)]
+    if len(shape) == 5:
+        return [(aten.flatten.using_ints, 2, 3)], [(aten.unflatten.int, 2, list(shape[2:4]))]
+    return [], []
+
+
 def batch_norm_to_depthwise(model: GraphModule, only: set[Node] | None = None) -> set[Node]:
-    """A batch norm of [N, C, H, W] with fixed statistics becomes a depthwise 1x1 convolution: y = x * g / sqrt(v + eps)
-    + b - m * g / sqrt(v + eps)."""
+    """A batch norm of [N, C] to [N, C, D, H, W] with fixed statistics becomes a depthwise 1x1 convolution of images;
+    these are returned."""
     constants = find_constants(model.graph)
     made = set()
     for node in list(model.graph.nodes):
-        if (
-            node.op != "call_function"
-            or node.target is not aten.batch_norm.default
-            or (only is not None and node not in only)
-        ):
+        if node.target is not aten.batch_norm.default or (only is not None and node not in only):
             continue
-        x, gamma, beta, mean, variance, training, _, epsilon = node.args[:8]
-        statistics = [n for n in (gamma, beta, mean, variance) if n is not None]
         result = value_of(node)
-        known = all(isinstance(n, Node) and n.op == "get_attr" and n in constants for n in statistics)
-        if training or result is None or result.dim() != 4 or not is_float32(node) or mean is None or not known:
+        terms = batch_norm_terms(model, node, constants)
+        if terms is None or result is None or not 2 <= result.dim() <= 5 or not is_float32(node):
             continue
-        m, v = constant_of(model, mean).double(), constant_of(model, variance).double()
-        factor = (torch.ones_like(m) if gamma is None else constant_of(model, gamma).double()) / (
-            v + float(epsilon)
-        ).sqrt()
-        offset = (torch.zeros_like(m) if beta is None else constant_of(model, beta).double()) - m * factor
+        factor, offset = terms
+        before, after = _as_image(result.shape)
         with model.graph.inserting_before(node):
             weight = _constant(model, f"{node.name}_weight", factor.float().view(-1, 1, 1, 1))
             bias = _constant(model, f"{node.name}_bias", offset.float())
-        node.target, node.kwargs = aten.conv2d.default, {}
-        node.args = (x, weight, bias, [1, 1], [0, 0], [1, 1], m.numel())
-        made.add(node)
+            x: Any = node.args[0]
+            for target, *rest in before:
+                x = new_call(model, node, target, x, *rest)
+            convolution = aten.conv2d.default, (x, weight, bias, [1, 1], [0, 0], [1, 1], factor.numel())
+            if after:
+                ((target, *rest),) = after
+                y = new_call(model, node, convolution[0], *convolution[1])
+                node.target, node.args = target, (y, *rest)
+            else:
+                y = node
+                node.target, node.args = convolution
+        node.kwargs = {}
+        made.add(y)
     return made
 
 
@@ -261,6 +299,19 @@ def restore_convolutions(model: GraphModule) -> None:
         if target is not None:
             sizes = (output_padding, groups, dilation) if turned else (dilation, groups)
             node.target, node.args = target, (x, weight, bias, stride, padding, *sizes)
+    model.recompile()
+
+
+def keep_batch_statistics(model: GraphModule) -> None:
+    """Batch norms that normalize by their own batch's statistics, which nothing may fold away, as an operator that
+    means this alone, in place."""
+    for node in list(model.graph.nodes):
+        if node.target is aten.batch_norm.default and node.args[5]:
+            x, weight, bias, _, _, _, momentum, epsilon = node.args[:8]
+            with model.graph.inserting_before(node):
+                target = aten._native_batch_norm_legit.no_stats
+                whole = new_call(model, node, target, x, weight, bias, True, momentum, epsilon)
+            node.target, node.args = operator.getitem, (whole, 0)
     model.recompile()
 
 

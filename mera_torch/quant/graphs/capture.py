@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -12,7 +13,13 @@ from torch.fx import GraphModule, Node
 from mera_torch.errors import InvalidModelError, UnsupportedError
 
 from ..calibration.data import Inputs
-from .canonicalize import remove_in_place, restore_batch_norms, restore_convolutions
+from .canonicalize import (
+    keep_batch_statistics,
+    remove_dropout,
+    remove_in_place,
+    restore_batch_norms,
+    restore_convolutions,
+)
 from .patterns import value_of
 
 
@@ -43,8 +50,11 @@ def export_float(model: torch.nn.Module, examples: Inputs) -> GraphModule:
             raise InvalidModelError(
                 f"quantize: torch.export cannot capture {type(model).__name__}: {_first_line(error)}"
             ) from error
+    _refuse_autocast(exported)
+    _keep_inputs(exported)
     restore_convolutions(exported)
     restore_batch_norms(exported)
+    keep_batch_statistics(exported)
     _weights_as_parameters(exported)
     _refuse_quantized(exported)
     for node in exported.graph.nodes:
@@ -62,6 +72,32 @@ def _refuse_quantized(model: torch.nn.Module) -> None:
         raise InvalidModelError("quantize: the model is already quantized (it contains quantized_decomposed operators)")
 
 
+def _refuse_autocast(exported: GraphModule) -> None:
+    if any("autocast" in str(node.target) for node in exported.graph.nodes):
+        raise UnsupportedError(
+            "quantize: the model's forward() enters torch.autocast, which says itself what computes in which type; "
+            "quantize the model without it"
+        )
+
+
+def _keep_inputs(exported: GraphModule) -> None:
+    """Takes out what writes results back into the model's inputs, whose new values the network reads anyway.
+
+    Raises UnsupportedError if a buffer is written: then one call would decide over the next.
+    """
+    for node in list(exported.graph.nodes):
+        if node.target is not torch.ops.aten.copy_.default or not isinstance(node.args[0], Node) or node.users:
+            continue
+        if node.args[0].op == "get_attr":
+            raise UnsupportedError(
+                f"quantize: the model changes its buffer {str(node.args[0].target)!r} in evaluation mode, so that one "
+                "call decides over the next; the DNA computes functions of the inputs alone"
+            )
+        if node.args[0].op == "placeholder":
+            exported.graph.erase_node(node)
+    exported.recompile()
+
+
 def _first_line(error: Exception) -> str:
     """What torch.export says, without its advice on debugging; a KeyError's text is its key alone."""
     lines = str(error).strip().splitlines()
@@ -74,6 +110,7 @@ def _first_line(error: Exception) -> str:
 def _functional(program: torch.export.ExportedProgram) -> GraphModule:
     """The program as a graph that changes no value in place: observers would copy what is written through a view."""
     exported: GraphModule = program.module(check_guards=False)
+    remove_dropout(exported)
     remove_in_place(exported)
     if any(node.op == "call_function" and _writes(node) for node in exported.graph.nodes):
         exported = program.run_decompositions({}).module(check_guards=False)
@@ -88,15 +125,17 @@ def _writes(node: Node) -> bool:
 def twin(model: GraphModule) -> GraphModule:
     """A copy of `model` with a graph of its own. Both share their tensors, which must be replaced, never written into,
     to change one of the two."""
-    new = GraphModule(model, copy.deepcopy(model.graph))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch about its own treespecs
+        new = GraphModule(model, copy.deepcopy(model.graph))
     new.meta.update(model.meta)
     return new
 
 
 def _weights_as_parameters(exported: GraphModule) -> None:
     """Imported models hold weights as buffers; torchao folds batch norms into parameters alone."""
-    read = {source for node in exported.graph.nodes if "conv" in str(node.target) for source in node.args[1:3]}
-    for name in {str(source.target) for source in read if isinstance(source, Node) and source.op == "get_attr"}:
+    read = [source for node in exported.graph.nodes if "conv" in str(node.target) for source in node.args[1:3]]
+    for name in dict.fromkeys(str(node.target) for node in read if isinstance(node, Node) and node.op == "get_attr"):
         path, _, field = name.rpartition(".")
         owner = exported.get_submodule(path)
         held = owner._buffers.pop(field, None)

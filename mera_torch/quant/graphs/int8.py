@@ -10,39 +10,40 @@ from torch.fx import GraphModule, Node
 
 from .patterns import attribute
 from .run import OperatorRun
+from .weighted import channel_vector
 
 _qd: Any = torch.ops.quantized_decomposed
 
 
 @dataclass(frozen=True)
 class IntegerParameter:
-    """An int8 weight or int32 bias: value = scale * stored along dimension `axis`.
+    """An int8 weight or int32 bias: value = scale * (stored - zero_point) along dimension `axis`.
 
     Attributes:
         node: The dequantize in the graph.
         stored: The integers; `store` writes into them.
-        scale: float64, one for each index of dimension `axis`, or a single one.
+        scale, zero_point: float64, one for each index of dimension `axis`, or a single one.
         axis: That dimension; 0 if there is a single scale.
-        limit: The integers lie within -limit and limit.
+        lowest, highest: What the integers lie within.
     """
 
     node: Node
     stored: torch.Tensor
     scale: torch.Tensor
+    zero_point: torch.Tensor
     axis: int
-    limit: int
+    lowest: int
+    highest: int
 
-    @property
-    def shaped_scale(self) -> torch.Tensor:
-        """The scale in a shape that broadcasts with `stored`."""
-        shape = [1] * self.stored.dim()
-        shape[self.axis] = -1
-        return self.scale.view(shape)
+    def shaped(self, each: torch.Tensor) -> torch.Tensor:
+        """`scale` or `zero_point` in a shape that broadcasts with `stored`."""
+        return channel_vector(each, self.stored.dim(), self.axis)
 
     def store(self, integers: torch.Tensor) -> None:
         """Writes integers (of any dtype, clamped) into the graph's tensor."""
         with torch.no_grad():
-            self.stored.copy_(integers.double().round().clamp(-self.limit, self.limit).to(self.stored.dtype))
+            held = integers.double().round().clamp(self.lowest, self.highest)
+            self.stored.copy_(held.to(self.stored.dtype))
 
 
 def integer_parameter(model: GraphModule, node: object) -> IntegerParameter | None:
@@ -52,18 +53,22 @@ def integer_parameter(model: GraphModule, node: object) -> IntegerParameter | No
         _qd.dequantize_per_tensor.default,
     ):
         return None
-    source, scale = node.args[:2]
+    given: tuple[Any, ...] = node.args
+    source, scale, zero_point, *others = given
     stored = attribute(model, str(source.target)) if isinstance(source, Node) and source.op == "get_attr" else None
     if not isinstance(stored, torch.Tensor):
         return None
-    limit = torch.iinfo(stored.dtype).max
-    if not isinstance(scale, Node):
-        return IntegerParameter(node, stored, torch.tensor([float(scale)], dtype=torch.float64), 0, limit)  # type: ignore[arg-type]
-    scales = attribute(model, str(scale.target))
-    if not isinstance(scales, torch.Tensor):
-        return None
-    axis: Any = node.args[3] if node.target is _qd.dequantize_per_channel.default else 0
-    return IntegerParameter(node, stored, scales.detach().double().flatten(), int(axis), limit)
+    axis = others.pop(0) if node.target is _qd.dequantize_per_channel.default else 0
+    lowest, highest = others[:2]
+    scales, zeros = (_vector(model, each) for each in (scale, zero_point))
+    return IntegerParameter(node, stored, scales, zeros, int(axis), lowest, highest)
+
+
+def _vector(model: GraphModule, given: Any) -> torch.Tensor:
+    """float64 [C] of a constant, or [1] of a number."""
+    held: Any = attribute(model, str(given.target)) if isinstance(given, Node) else torch.tensor(given)
+    found: torch.Tensor = held.detach().double().flatten()
+    return found
 
 
 def refresh(run: OperatorRun, parameter: IntegerParameter) -> None:

@@ -117,12 +117,11 @@ FUNCTIONAL = {
     aten.unsqueeze_.default: aten.unsqueeze.default,
 }
 
-# Their result is (or may be) the very memory of their input, which matters where a value is changed in place.
-VIEWS = MOVE | {
-    aten.expand.default,
-    aten.split.Tensor,
-    aten.split.sizes,
-    aten.chunk.default,
-    aten.unbind.int,
-    aten.detach.default,
-}
+# Their result may be the very memory of their input though their schema does not say so (as views' schemas do), which
+# matters where a value is changed in place.
+SILENT_VIEWS = frozenset({
+    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default,
+    aten._unsafe_view.default, aten.type_as.default, aten.einsum.default, aten.broadcast_tensors.default,
+    aten.meshgrid.default, aten.meshgrid.indexing, aten.atleast_1d.default, aten.atleast_2d.default,
+    aten.atleast_3d.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default,
+})  # fmt: skip

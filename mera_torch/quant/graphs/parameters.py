@@ -22,6 +22,14 @@ def replace_parameter(model: GraphModule, node: Any, value: torch.Tensor) -> Non
         node.meta["val"] = value
 
 
+def freeze(model: GraphModule) -> None:
+    """No parameter asks for a gradient from now on."""
+    for owner in model.modules():
+        for name, held in owner.named_parameters(recurse=False):
+            if held.requires_grad:
+                setattr(owner, name, torch.nn.Parameter(held.detach(), requires_grad=False))
+
+
 def own_parameter(model: GraphModule, reader: Node, index: int) -> Node:
     """The get_attr that is argument `index` of `reader`, after making it one that nobody else reads."""
     node = reader.args[index]

@@ -16,6 +16,8 @@ from . import operators as ops
 
 KEPT_IN_FLOAT = "mera_float"
 """Key in ``node.meta`` of the reason why an operator that int8 could compute stays in float."""
+Stays = Callable[[Node], bool]
+"""Whether rewrites must leave an operator as it is, since the configuration says something of it."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class QuantizedOp:
     Attributes:
         nodes: The operator, then what is fused into it: batch norm (QAT), clamp. The last one's output is quantized.
         inputs: The activations it reads, without repetition.
-        weight: Weight of a convolution or linear, [Co, ...]; constant.
+        weight: Weight of a convolution or linear, [Co, ...]; transposed [Ci, Co / groups, ...]; constant.
         bias: Its bias, [Co]; constant.
         axis: The dimension of the weight that is the output channels'.
         shares: All inputs and the output have one quantization.
@@ -148,6 +150,12 @@ def pair(value: Any) -> tuple[Any, Any]:
     if isinstance(value, (list, tuple)):
         return (value[0], value[-1]) if value else (0, 0)
     return (value, value)
+
+
+def for_each_dim(value: Any, dims: int) -> list[int]:
+    """A stride, padding or dilation, which may be one number or a list of one or `dims`, as `dims` numbers."""
+    values = [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(value)]
+    return values * (dims // len(values))
 
 
 def describe(node: Node) -> str:
@@ -277,7 +285,8 @@ def _fused_after(node: Node, excluded: Callable[[Node], bool]) -> Iterator[Node]
     """What is computed within `node`'s operator: batch norm (QAT) and then a clamp, each the only user of the one
     before."""
     last = node
-    if node.target in ops.CONV and (bn := _only_user(last)) is not None and bn.target is ops.aten.batch_norm.default:
+    bn = _only_user(node)
+    if node.target in ops.CONV | ops.CONV_1D and bn is not None and bn.target is ops.aten.batch_norm.default:
         yield (last := bn)
     if node.target in ops.TAKES_CLAMP and (clamp := _only_user(last)) is not None and clamp.target in ops.CLAMP:
         if len(clamp.all_input_nodes) == 1 and not excluded(clamp):

@@ -23,7 +23,8 @@ class OperatorRun:
     def __init__(self, model: GraphModule, batches: Sequence[tuple[Any, ...]]) -> None:
         self.model, self.count = model, len(batches)
         placeholders = [node for node in model.graph.nodes if node.op == "placeholder"]
-        self.values: dict[Node, list[Any]] = {p: [batch[i] for batch in batches] for i, p in enumerate(placeholders)}
+        leaves = [pytree.tree_leaves(batch) for batch in batches]
+        self.values: dict[Node, list[Any]] = {p: [leaf[i] for leaf in leaves] for i, p in enumerate(placeholders)}
 
     def __iter__(self) -> Iterator[Node]:
         """Every called function, once it is computed; what it read is still there, and `values` may be changed."""

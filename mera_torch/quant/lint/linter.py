@@ -19,11 +19,9 @@ from ..calibration.data import EMPTY, Batches, as_inputs, take_first
 from ..config import QuantConfig
 from ..findings import Finding
 from ..graphs import operators as ops
-from ..graphs.affine import fold_affine
-from ..graphs.canonicalize import remove_in_place, separate_batch_norms
+from ..graphs.canonicalize import float_form
 from ..graphs.capture import export_float
 from ..graphs.patterns import QuantizedOp, constant_of
-from ..graphs.recognize import recognize
 from ..transforms.analysis import Analysis, analyze
 from ..transforms.heads import Decision, decide
 from ..transforms.masks import keep_masks
@@ -125,12 +123,9 @@ def lint_model(
     """
     options, examples = QuantConfig.of(config), as_inputs(example_inputs)
     exported = export_float(model, examples)
-    remove_in_place(exported)
-    recognize(exported)
-    fold_affine(exported, options.addresses)
-    separate_batch_norms(exported)
+    float_form(exported, options.addresses)
     names = [node.name for node in exported.graph.nodes if node.op == "placeholder"]
-    reading = iter(Batches(calibration, examples, names, once=False))
+    reading = iter(Batches(calibration, examples, names, seed=options.seed, once=False))
     first = take_first(reading)
     if not first:
         raise CalibrationError(EMPTY)

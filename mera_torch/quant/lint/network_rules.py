@@ -226,9 +226,8 @@ def bias_overflow(context: Context) -> Iterator[Finding]:
 
 def range_outliers(context: Context) -> Iterator[Finding]:
     """A value whose range is made by single outliers: 99.99 % of it lies within a tenth. Observers that clip
-    (auto, histogram, percentile, entropy) leave them out; minmax and averages give them almost all levels."""
+    (auto, histogram, percentile, entropy) leave them out; the others give them almost all levels."""
     analysis = context.analysis
-    clips = context.config.activation_observer not in ("mean", "minmax", "moving_average")
     for op in analysis.found:
         seen = analysis.of(op.output)
         if op.shares or op.fixed is not None or seen.count < _MANY or seen.variance == 0:
@@ -236,7 +235,10 @@ def range_outliers(context: Context) -> Iterator[Finding]:
         usual = seen.quantile_of_magnitude(0.9999)
         if usual and seen.magnitude > _RANGE_OUTLIER * usual:
             said = f"reaches {seen.magnitude:.4g}, but 99.99 % of its values lie within {usual:.4g}"
-            yield Finding.at(op.nodes[0], "range-outliers", "warning", said, 'activation_observer="auto"', clips)
+            clips = analysis.kinds.get(op.output) in ("auto", "histogram", "percentile", "entropy")
+            result = "" if analysis.kinds.get(op.output) != context.config.output_observer else "output_observer or "
+            remedy = f'{result}activation_observer="auto"'
+            yield Finding.at(op.nodes[0], "range-outliers", "warning", said, remedy, clips)
 
 
 def dynamic_range(context: Context) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ class Calibrated:
     ) -> None:
         original = export_float(model, examples)
         names = [node.name for node in original.graph.nodes if node.op == "placeholder"]
-        batches, seen = Batches(data, examples, names), Seen()
+        batches, seen = Batches(data, examples, names, seed=config.seed), Seen()
         reading = seen.watch(batches)
         self._first = take_first(reading)
         prepared = pipeline.prepare(original, self._first, config, progress, check=False)

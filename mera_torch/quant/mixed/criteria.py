@@ -142,17 +142,16 @@ def _classes(x: Tensor) -> Tensor:
 
 
 def _decibels(sums: Sums) -> float:
-    """The mean over outputs of 10 log10(signal / noise)."""
-    each = [_ratio(signal, noise) for signal, noise in zip(sums[::2], sums[1::2], strict=True)]
-    return sum(each) / len(each)
+    """-10 log10 of the mean over outputs of noise / signal: an output that is exact does not outweigh another."""
+    each = [_relative(signal, noise) for signal, noise in zip(sums[::2], sums[1::2], strict=True)]
+    mean = sum(each) / len(each)
+    return -10 * math.log10(mean) if mean > 0 else math.inf
 
 
-def _ratio(signal: float, noise: float) -> float:
-    if math.isnan(noise) or math.isinf(noise):
-        return -math.inf
+def _relative(signal: float, noise: float) -> float:
     if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+        return 0.0
+    return noise / signal if signal > 0 and math.isfinite(noise) else math.inf
 
 
 CRITERIA = {

@@ -37,11 +37,8 @@ class Evaluator:
     def __init__(self, original: GraphModule, data: Iterable[Any], examples: Inputs, criterion: Criterion) -> None:
         names = [str(node.target) for node in original.graph.nodes if node.op == "placeholder"]
         self.criterion = criterion
-        try:
-            self._batches = Batches(data, examples, names)
-            self._expected = [float_outputs(values(_Steps(original), batch).outputs) for batch in self._batches]
-        except CalibrationError as error:
-            raise CalibrationError(str(error).replace("calibration", "evaluation data:", 1)) from error
+        self._batches = Batches(data, examples, names, what="evaluation")
+        self._expected = [float_outputs(values(_Steps(original), batch).outputs) for batch in self._batches]
         if not self._expected:
             raise CalibrationError("evaluation data is empty: give at least one input (4 to 32 typical ones suffice)")
         if not self._expected[0] and criterion.task is None:

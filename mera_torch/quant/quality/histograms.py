@@ -118,6 +118,7 @@ class PairHistogram:
     def add(self, reference: torch.Tensor, measured: torch.Tensor) -> None:
         """Two tensors of one shape; infinite and NaN elements are left out."""
         f, g = (x.detach() if x.is_floating_point() else x.double() for x in (reference, measured))
+        finite = None
         if not (math.isfinite(float(f.double().sum())) and math.isfinite(float(g.double().sum()))):
             finite = torch.isfinite(f) & torch.isfinite(g)
             f, g = torch.where(finite, f, 0), torch.where(finite, g, 0)
@@ -131,9 +132,11 @@ class PairHistogram:
         if isinstance(self.grid, CodeGrid):
             self._count_saturated(self.grid, f, indices[1])
         for side, index in enumerate(indices):
-            self._counts[side, 0] += torch.bincount(index.reshape(-1), minlength=BINS).numpy()
+            counted = index.reshape(-1) if finite is None else index[finite]
+            self._counts[side, 0] += torch.bincount(counted, minlength=BINS).numpy()
         if self._channels is not None and self.axis is not None:
-            self._channels.add(*(x.movedim(self.axis, 0).flatten(1) for x in (f, g, *indices)))
+            finite = torch.ones_like(f, dtype=torch.bool) if finite is None else finite
+            self._channels.add(*(x.movedim(self.axis, 0).flatten(1) for x in (finite, f, g, *indices)))
 
     def _count_saturated(self, grid: CodeGrid, f: torch.Tensor, index: torch.Tensor) -> None:
         code = grid.code(f.float())
@@ -185,21 +188,22 @@ class _Channels:
         self._low = np.full((2, channels), np.inf)
         self._high = np.full((2, channels), -np.inf)
 
-    def add(self, f: torch.Tensor, g: torch.Tensor, *indices: torch.Tensor) -> None:
-        """All [channels, elements]."""
+    def add(self, finite: torch.Tensor, f: torch.Tensor, g: torch.Tensor, *indices: torch.Tensor) -> None:
+        """All [channels, elements]; of f and g, which are 0 where not `finite`, only the other elements count."""
+        whole = bool(finite.all())
         for side, x in enumerate((f, g)):
-            low, high = torch.aminmax(x, dim=1)
-            self._low[side] = np.minimum(self._low[side], low.double().numpy())
-            self._high[side] = np.maximum(self._high[side], high.double().numpy())
+            low, high = (x, x) if whole else (torch.where(finite, x, math.inf), torch.where(finite, x, -math.inf))
+            self._low[side] = np.minimum(self._low[side], low.amin(1).double().numpy())
+            self._high[side] = np.maximum(self._high[side], high.amax(1).double().numpy())
         f64 = f.double()
         for sums, x in zip(self._sums, (f64, g.double() - f64), strict=True):
             sums.add(x.square().sum(1).numpy())
         channels = len(f)
         first = torch.arange(channels)[:, None] * CHANNEL_BINS
         for side, index in enumerate(indices):
-            found = torch.bincount(
-                (index // (BINS // CHANNEL_BINS) + first).reshape(-1), minlength=channels * CHANNEL_BINS
-            )
+            bins = index // (BINS // CHANNEL_BINS) + first
+            counted = bins.reshape(-1) if whole else bins[finite]
+            found = torch.bincount(counted, minlength=channels * CHANNEL_BINS)
             self.counts[side] += found.view(channels, CHANNEL_BINS).numpy()
 
     def sqnr(self) -> list[float]:

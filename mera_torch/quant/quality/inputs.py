@@ -10,9 +10,10 @@ import torch
 from torch.fx import GraphModule, Node
 
 from mera_torch.converters.model import TensorInfo, info_of
-from mera_torch.errors import CalibrationError, InvalidModelError
+from mera_torch.errors import InvalidModelError
 
-from ..calibration.data import Inputs, as_inputs, check_finite
+from ..calibration.data import Inputs, as_inputs, items_of
+from ..calibration.data import checked as data_as_batches
 from .attribution import Graph
 
 Reader = Callable[[Any], Any]
@@ -34,28 +35,12 @@ def checked(data: Iterable[Any], graph: Graph) -> Iterator[Inputs]:
     that is not."""
     if isinstance(data, torch.Tensor | np.ndarray):
         data = [data]
-    try:
-        items = iter(data)
-    except TypeError:
-        raise CalibrationError(f"evaluation data must be an iterable of inputs, got {type(data).__name__}") from None
-    examples = [node.meta.get("val") for node in graph.inputs]
-    for i, item in enumerate(items):
-        inputs = tuple(torch.tensor(x) if isinstance(x, np.ndarray) else x for x in as_inputs(item))
-        if len(inputs) != len(examples):
-            raise CalibrationError(f"evaluation item {i}: {len(inputs)} inputs, but the model takes {len(examples)}")
-        for node, got, wanted in zip(graph.inputs, inputs, examples, strict=True):
-            _check_input(f"evaluation item {i}: the input {node.name!r}", got, wanted)
-        yield inputs
-
-
-def _check_input(where: str, got: Any, wanted: Any) -> None:
-    if not isinstance(wanted, torch.Tensor):
-        return
-    if not isinstance(got, torch.Tensor):
-        raise CalibrationError(f"{where} must be a tensor or an array, got {type(got).__name__}")
-    if got.dtype != wanted.dtype or got.shape != wanted.shape:
-        raise CalibrationError(f"{where} must be {_described(wanted)}, got {_described(got)}")
-    check_finite(where, got)
+    items = (
+        tuple(torch.tensor(x) if isinstance(x, np.ndarray) else x for x in as_inputs(item))
+        for item in items_of(data, "evaluation")
+    )
+    examples = tuple(node.meta.get("val") for node in graph.inputs)
+    return data_as_batches(items, examples, [node.name for node in graph.inputs], "evaluation")
 
 
 def _described(tensor: torch.Tensor) -> str:

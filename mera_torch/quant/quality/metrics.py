@@ -138,7 +138,7 @@ class PairSums:
     def add(self, reference: torch.Tensor, measured: torch.Tensor, samples: int = 1) -> None:
         """Two tensors of one shape, any real dtype; samples: how many the first dimension holds (1: all is one)."""
         f, g = reference.detach().double().reshape(-1), measured.detach().double().reshape(-1)
-        e = g - f
+        e, finite = g - f, None
         squares = float(e.dot(e)) + float(f.dot(f))
         if not math.isfinite(squares):
             finite = torch.isfinite(f) & torch.isfinite(g)
@@ -151,8 +151,10 @@ class PairSums:
         magnitude = e.abs()
         self._sums.add(np.array([float(x) for x in (e.sum(), magnitude.sum(), e.dot(e), f.dot(f), f.dot(e))]))
         self.different += int(torch.count_nonzero(e))
-        for rows in zip(*(x.view(samples, -1) for x in (f, magnitude)), strict=True):
-            self._add_sample(*rows)
+        taken = torch.ones(samples, 1, dtype=torch.bool) if finite is None else finite.view(samples, -1)
+        for row, errors, of in zip(f.view(samples, -1), magnitude.view(samples, -1), taken, strict=True):
+            if of.any():
+                self._add_sample(row, errors) if of.all() else self._add_sample(row[of], errors[of])
 
     def _add_sample(self, f: torch.Tensor, magnitude: torch.Tensor) -> None:
         low, high = (float(x) for x in torch.aminmax(f))

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_leaves
 
 from ..graphs import operators as ops
 from ..graphs.parameters import new_parameter, own_parameter, replace_parameter
@@ -109,7 +110,10 @@ class Absorber:
         return None
 
     def _onwards(self, node: Node, index: int, channels: torch.Tensor) -> list[Change] | None:
+        """Those that divide argument `index` of `node`, and no other of its arguments."""
         source: Any = node.args[index]
+        if sum(each is source for each in tree_leaves((node.args, node.kwargs))) > 1:
+            return None
         return self._absorb(source, channels, frozenset({node}))
 
     def _movement(self, node: Node, channels: torch.Tensor) -> list[Change] | None:
@@ -139,7 +143,7 @@ class Absorber:
         if product:
             return self._of_shape(node, 0, channels) or self._of_shape(node, 1, channels)
         first, second = self._of_shape(node, 0, channels), self._of_shape(node, 1, channels)
-        return None if first is None or second is None or a is b else first + second
+        return None if first is None or second is None else first + second
 
     def _of_shape(self, node: Node, index: int, channels: torch.Tensor) -> list[Change] | None:
         held = value_of(node.args[index])  # type: ignore[arg-type]

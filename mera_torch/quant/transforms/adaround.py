@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from ..calibration.calibrate import ProgressOption, bar
 from ..graphs import operators as ops
 from ..graphs.int8 import IntegerParameter, integer_parameter, refresh
-from ..graphs.patterns import argument, constant_of
+from ..graphs.patterns import argument, constant_of, for_each_dim
 from ..graphs.run import OperatorRun, fitting
 from ..graphs.weighted import WEIGHTED, channel_axis, from_blocks, groups_of, is_transposed, to_blocks
 from .correct_bias import match_means
@@ -141,18 +141,17 @@ def _round_layer(
     centred = _bias_of(run.model, node) is not None
     inputs, outputs = run.values[node.args[0]], run.values[node]  # type: ignore[index]
     moments = _moments(node, inputs, outputs, list(weight.stored.shape[2:]), centred=centred, generator=generator)
+    scales, zeros = weight.shaped(weight.scale), weight.shaped(weight.zero_point)
+    within = (float_weight / scales).clamp(weight.lowest - zeros, weight.highest - zeros)
     nearest, scale, exact = (
-        to_blocks(node, values).flatten(2).double()
-        for values in (
-            weight.stored,
-            weight.shaped_scale.expand(weight.stored.shape),
-            float_weight / weight.shaped_scale,
-        )
+        to_blocks(node, values.expand(weight.stored.shape)).flatten(2).double()
+        for values in (weight.stored - zeros, scales, within)
     )
-    chosen = _descend(nearest, exact.clamp(-weight.limit, weight.limit), scale, moments, sweeps)
+    chosen = _descend(nearest, exact, scale, moments, sweeps)
     signal = max(_power(exact * scale, moments), 1e-30)
-    before, after = (_power((integers - exact) * scale, moments) / signal for integers in (nearest, chosen))
-    weight.store(from_blocks(node, chosen.view(to_blocks(node, weight.stored).shape), weight.stored.shape))
+    before, after = (_power((steps - exact) * scale, moments) / signal for steps in (nearest, chosen))
+    integers = from_blocks(node, chosen.view(to_blocks(node, weight.stored).shape), weight.stored.shape)
+    weight.store(integers + zeros)
     refresh(run, weight)
     run.compute(node)
     return RoundedLayer(node.name, before, after, int((chosen != nearest).sum()), weight.stored.numel())
@@ -233,13 +232,8 @@ def _geometry(node: Node, dims: int) -> tuple[list[int], list[int], list[int]]:
     """Stride, padding, dilation of a convolution, each one number a dimension."""
     last = 7 if node.target in ops.CONV_TRANSPOSED else 5
     given = argument(node, 3, "stride", 1), argument(node, 4, "padding", 0), argument(node, last, "dilation", 1)
-    stride, padding, dilation = (_each(value, dims) for value in given)
+    stride, padding, dilation = (for_each_dim(value, dims) for value in given)
     return stride, padding, dilation
-
-
-def _each(value: Any, count: int) -> list[int]:
-    values = [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(value)]
-    return values * (count // len(values))
 
 
 def _sampled(columns: torch.Tensor, batches: int, generator: torch.Generator) -> torch.Tensor:

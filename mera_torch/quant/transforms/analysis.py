@@ -30,12 +30,14 @@ class Analysis:
         found: The operators that will be computed in int8.
         statistics: Of every float32 value, inputs and constants included.
         config: The options.
+        kinds: Which observer each int8 value has.
     """
 
     model: GraphModule
     found: list[QuantizedOp]
     statistics: dict[Node, ActivationStatistics]
     config: QuantConfig
+    kinds: dict[Node, str]
 
     @cached_property
     def domains(self) -> Domains:
@@ -78,16 +80,17 @@ def analyze(
 
     wanted: given the int8 operators, the values whose statistics are needed; None: all. Without any, no batch is read.
     """
-    copy, found = as_quantized(model, config)
-    values = set(copy.graph.nodes) if wanted is None else wanted(found)
-    return Analysis(copy, found, measure(copy, batches, values.__contains__) if values else {}, config)
+    copy, quantizer = as_quantized(model, config)
+    values = set(copy.graph.nodes) if wanted is None else wanted(quantizer.found)
+    statistics = measure(copy, batches, values.__contains__) if values else {}
+    return Analysis(copy, quantizer.found, statistics, config, quantizer.kinds)
 
 
-def as_quantized(model: GraphModule, config: QuantConfig) -> tuple[GraphModule, list[QuantizedOp]]:
-    """A twin of `model` with batch norms folded, canonical and annotated; and its operators that become int8."""
+def as_quantized(model: GraphModule, config: QuantConfig) -> tuple[GraphModule, MeraQuantizer]:
+    """A twin of `model` with batch norms folded, canonical and annotated; and the quantizer that did so."""
     copy = twin(model)
     _fuse_conv_bn_(copy)
     quantizer = MeraQuantizer(config)
     quantizer.transform_for_annotation(copy)
     quantizer.annotate(copy)
-    return copy, quantizer.found
+    return copy, quantizer

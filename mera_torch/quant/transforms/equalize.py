@@ -242,9 +242,10 @@ def _measure(
                 by_channel = result.detach().movedim(axes[n], 0).reshape(result.shape[axes[n]], -1)
                 low, high = torch.aminmax(by_channel, dim=1)
                 extremes.setdefault(n, []).append((low, high))
-                total = by_channel.sum(1).double()
+                by_channel = by_channel.double()
+                total = by_channel.sum(1)
                 count = torch.full_like(total, by_channel.shape[1])
-                new = torch.stack([count, total, by_channel.square().sum(1).double()])
+                new = torch.stack([count, total, by_channel.square().sum(1)])
                 sums[n] = sums[n] + new if n in sums else new
             return result
 

@@ -21,7 +21,7 @@ _NOTABLE_DB = 20.0
 
 
 def map_silu(model: GraphModule, batches: Sequence[Inputs], config: QuantConfig, progress: Any) -> list[Finding]:
-    """Replaces every silu of `model` by hardswish, in place. This changes the function.
+    """Replaces every silu of `model` that no rule is about by hardswish, in place. This changes the function.
 
     Args:
         model: Exported and recognized.
@@ -31,7 +31,7 @@ def map_silu(model: GraphModule, batches: Sequence[Inputs], config: QuantConfig,
         A finding for each output, with its change: signal to noise ratio and largest difference. A warning below 20
         dB: such a network should be trained on for a few steps.
     """
-    found = [node for node in model.graph.nodes if node.op == "call_function" and node.target is aten.silu.default]
+    found = [node for node in model.graph.nodes if node.target is aten.silu.default and not config.addresses(node)]
     if not found:
         return []
     before = twin(model)

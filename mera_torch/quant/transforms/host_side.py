@@ -32,7 +32,7 @@ _LEAST_GAIN_DB = 10.0
 def free_sums(model: GraphModule, config: QuantConfig) -> list[Finding]:
     """Keeps in float, by a mark in `model`, the sums that only operators in float (and such sums) read, and of which
     an operand comes from one or is an input. A finding if there are any."""
-    _, found = as_quantized(model, config)
+    found = as_quantized(model, config)[1].found
     in_int8 = {node.name for op in found for node in op.nodes}
     constants = find_constants(model.graph)
 
@@ -69,7 +69,8 @@ def spread_outputs(model: GraphModule, batches: Sequence[Inputs], config: QuantC
     in place, the function stays. A finding for each."""
     if not config.per_channel_weights:
         return []  # rows of unlike size would need scales of their own
-    copy, found = as_quantized(model, config)
+    copy, quantizer = as_quantized(model, config)
+    found = quantizer.found
     op_of = {op.nodes[0].name: op for op in found}
     nodes = {node.name: node for node in copy.graph.nodes}
     linears = [

@@ -103,7 +103,7 @@ def smooth(model: GraphModule, batches: Sequence[Inputs], config: QuantConfig, p
 
 def _groups(model: GraphModule, config: QuantConfig) -> list[_Group]:
     """The values that int8 linears read and that can be divided."""
-    _, found = as_quantized(model, config)
+    found = as_quantized(model, config)[1].found
     in_int8 = {node.name for op in found for node in op.nodes}
     absorber = absorb.Absorber(model, lambda node: node.name not in in_int8)
     readers: dict[Node, list[Node]] = {}

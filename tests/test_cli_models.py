@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
+import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -98,6 +102,42 @@ def test_quantize_then_compile(model: Path, tmp_path: Path, mera: Mera) -> None:
     image = digits.held_out_digits().images[:1]
     answer = mera_torch.load(tmp_path / "deployment").get_runner("Simulator")(image).argmax()
     assert int(answer) == int(digits.held_out_digits().labels[0])
+
+
+def test_quantize_counts_samples_and_says_what_is_wrong_with_them(tmp_path: Path, mera: Mera) -> None:  # noqa: F811
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU())
+    torch.export.save(torch.export.export(network, (torch.randn(4, 3, 8, 8),)), tmp_path / "m.pt2")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((13, 3, 8, 8)).astype(np.float32))
+    np.save(tmp_path / "wrong.npy", np.zeros((4, 3, 9, 8), np.float32))
+
+    def run(command: str, data: str, *options: str) -> Any:
+        output = ["--output", tmp_path / "q.mera"] if command == "quantize" else []
+        return mera(command, tmp_path / "m.pt2", "--calibration", tmp_path / data, *output, *options)
+
+    found = run("quantize", "x.npy", "--json").json
+    assert (found["samples"], found["left_over"]) == (12, 1) and found["quality"][0]["psnr_db"] > 30
+    assert run("quantize", "x.npy", "--samples", "9", "--json").json["samples"] == 8
+    assert "calibrated on 12 samples (1 more do not fill a batch)" in run("quantize", "x.npy").out
+    for command in ("quantize", "lint"):
+        done = run(command, "wrong.npy")
+        assert done.code == 8 and "calibration data" in done.err, done.err
+
+
+def test_a_full_disk_is_one_sentence(model: Path, tmp_path: Path) -> None:
+    """torch's own writer of .pt2 files would end the process."""
+    command = [
+        sys.executable,
+        "-m",
+        "mera_torch",
+        "convert",
+        model.parent / "float.pt2",
+        "--output",
+        tmp_path / "m.pt2",
+    ]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # noqa: E731
+    done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, check=False)
+    assert done.returncode == 11 and done.stderr.count("\n") == 1 and "File too large" in done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import random
 import stat
 import struct
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -295,6 +296,17 @@ def test_what_cannot_be_saved_is_told(quantized: QuantizedModel, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
+def test_calls_that_fit_no_input_are_told(quantized: QuantizedModel) -> None:
+    x = np.random.default_rng(0).standard_normal(SHAPE)
+    assert torch.equal(quantized(x), quantized(x.astype(np.float32)))
+    for given, message in (
+        ((), "takes 1 inputs"), ((x, x), "got 2"), ((x[..., :-1],), "got the shape"), ((x[0],), "got the shape"),
+        (([1, 2],), "takes 1 inputs|got int"), ((x.astype(np.int64),), "got int64"), (("x",), "got str"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidModelError, match=message):
+            quantized(*given)
+
+
 def test_it_is_for_evaluation_only(quantized: QuantizedModel) -> None:
     assert quantized.eval() is quantized
     with pytest.raises(StateError):
@@ -403,6 +415,21 @@ def test_zip_bombs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for at in _all(data, struct.pack("<I", size)):  # it says that it is smaller than it is
         data[at : at + 4] = struct.pack("<I", 100)
     refused(bytes(data), "damaged|not as large|altered|is compressed")
+
+
+@pytest.mark.parametrize("rows", ["{}", "0", "[]"])
+def test_a_million_wrong_nodes_are_one_error(rows: str, path: Path) -> None:
+    """Each would cost memory if all were reported."""
+    content = members(path)
+    graph = b'{"in_spec": "", "out_spec": "", "nodes": [%s]}' % b",".join([rows.encode()] * 1_000_000)
+    data = resealed({**content, "module.json": graph})
+    tracemalloc.start()
+    refused(data, "nodes")
+    assert tracemalloc.get_traced_memory()[1] < 400 << 20
+    tracemalloc.stop()
+    with pytest.raises(CorruptFileError, match="mera.json' has .* bytes, more than"):
+        QuantizedModel.load(packed({**content, "mera.json": b" " * (5 << 20)}))
+    refused(resealed(content, lambda model: model.update(source="[/bold]")), "source")
 
 
 def _all(data: bytearray, part: bytes) -> Iterator[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import face
 import models
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from face import nhwc
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import mera_torch
 from mera_torch import CalibrationError, ConfigError, CorruptFileError, InvalidModelError, Layout, ModelQuantizer
+from mera_torch.errors import StorageError
 from mera_torch.quant.calibration import checkpoint as checkpoints
 from mera_torch.quant.calibration import data as calibration_data
 from mera_torch.quant.quantized_model import QuantizedModel
@@ -589,6 +592,26 @@ def test_killed_and_resumed(net: nn.Module, images: Tensor, tmp_path: Path) -> N
         assert (tmp_path / "state").is_file()
     quantizer = ModelQuantizer(net, SHAPE, config=QUICK).calibrate(images, progress=False)
     assert bytes_of(quantizer, tmp_path / "whole.mera") == (tmp_path / "resumed.mera").read_bytes()
+
+
+def test_files_that_are_no_checkpoints_are_not_to_be_deleted(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    np.save(tmp_path / "photos.npy", images.numpy())
+    safetensors.numpy.save_file({"w": np.ones(3)}, tmp_path / "weights.safetensors")
+    cases = ("photos.npy", CorruptFileError), ("weights.safetensors", CorruptFileError), ("", CalibrationError)
+    for name, error in cases:
+        with pytest.raises(error, match="name another file|name a file"):
+            ModelQuantizer(net, SHAPE, config=QUICK).calibrate(images, False, checkpoint=tmp_path / name)
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="File too large; raise the limit"):
+            ModelQuantizer(net, SHAPE, config=QUICK).calibrate(images, False, checkpoint=tmp_path / "state")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_damaged_checkpoints_are_told(net: nn.Module, images: Tensor, tmp_path: Path) -> None:

@@ -424,7 +424,7 @@ def test_bad_input_is_told() -> None:
             [x, x[:, :, :9]],
             {},
         ),
-        (CalibrationError, "got float64", [x.double()], {}),
+        (CalibrationError, "has dtype torch.float64", [x.double()], {}),
         (CalibrationError, "got str", ["photo.jpg"], {}),
         (CalibrationError, "2 inputs, but the model takes 1", [(x, x)], {}),
         (CalibrationError, "item 1: the input 'x' holds NaN", [x, x * math.nan], {}),
@@ -550,3 +550,18 @@ def test_mobilenet_v2_node_by_node(zoo_artifact: Callable[[str], None]) -> None:
     found = measured(q, images[4:8], debug_mode=True, target="InterpreterHw")
     assert len(found.nodes) > 60 and all(node.twin and node.added is not None for node in found.nodes)
     assert found.outputs[0].top1 is not None and found.outputs[0].top1 >= 0.75
+
+
+def test_elements_that_are_not_finite_count_nowhere() -> None:
+    reference = torch.tensor([[5.0, 6.0, math.nan, math.inf], [7.0, 8.0, 9.0, 10.0]])
+    measured = torch.tensor([[5.5, 6.0, 1.0, 2.0], [7.0, 8.0, 9.0, math.nan]])
+    sums, histogram = PairSums(), PairHistogram(PowerGrid(), 1)
+    sums.add(reference, measured, 2)
+    histogram.add(reference, measured)
+    found = sums.metrics()
+    assert (found.low, found.high, found.elements, found.non_finite) == (5.0, 9.0, 8, 3)
+    assert found.score_min == pytest.approx(50.0) and found.max_error == 0.5
+    held = histogram.histogram()
+    assert sum(held.reference) == sum(held.measured) == 5
+    first = histogram.channels(4)[0]
+    assert (first.reference_low, first.reference_high) == (5.0, 7.0)

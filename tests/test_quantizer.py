@@ -399,7 +399,7 @@ def test_bad_input_is_told() -> None:
         (CalibrationError, "empty", model, x, []),
         (CalibrationError, "one tensor", model, x, x),
         (CalibrationError, "must be an iterable", model, x, 3),
-        (CalibrationError, r"item 1: the input 'input_1' has shape \(1, 3, 9, 8\)", model, x, [x, torch.randn(1, 3, 9, 8)]),
+        (CalibrationError, r"the input 'input_1' has shape \(1, 3, 9, 8\)", model, x, [x, torch.randn(1, 3, 9, 8)]),
         (CalibrationError, "dtype torch.float64", model, x, [x.double()]),
         (CalibrationError, "2 inputs, but the model takes 1", model, x, [(x, x)]),
         (CalibrationError, "must be a torch.Tensor, got list", model, x, [[[1.0]]]),

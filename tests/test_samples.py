@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mera_torch import arrays, samples
 from mera_torch.arrays import read_npz
-from mera_torch.errors import ConfigError, CorruptFileError, InvalidModelError, MeraError, StorageError
+from mera_torch.errors import (
+    ConfigError,
+    CorruptFileError,
+    InvalidModelError,
+    MeraError,
+    StorageError,
+    UnsupportedError,
+)
 from mera_torch.samples import PRESETS, Preprocess, Samples, Spec, image, preprocess, random_inputs, read_inputs
 
 NCHW = Spec("x", (1, 3, 4, 6), "float32")
@@ -52,6 +61,34 @@ def test_presets_keys_and_files(tmp_path: Path) -> None:
 def test_preprocessing_that_is_none(text: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         preprocess([text])
+
+
+@pytest.mark.parametrize(("dtype", "suffix"), [(np.uint16, "png"), (np.int32, "tif"), (np.float32, "tif")])
+def test_images_of_more_than_8_bits_are_told(dtype: type, suffix: str, tmp_path: Path) -> None:
+    """Pillow would clip their values to 255."""
+    path = tmp_path / f"deep.{suffix}"
+    Image.fromarray(np.ones((4, 6), dtype)).save(path)
+    with pytest.raises(UnsupportedError, match=r"scale it to 8 bits, or give it as \.npy"):
+        image(path, NCHW, PRESETS["unit"])
+
+
+def test_archives_larger_than_the_scratch_folder_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "large.npz", x=np.zeros((40, 3, 4, 6), np.float32))
+    monkeypatch.setattr(arrays, "_LARGE", 1000)
+    read = Samples(tmp_path / "large.npz", [NCHW])
+    assert len(read) == len(list(read)) == 40
+    full = shutil.disk_usage(tmp_path)._replace(free=1 << 10)
+    monkeypatch.setattr(arrays.shutil, "disk_usage", lambda path: full)
+    with pytest.raises(StorageError, match=r"array 'x' takes .* set TMPDIR"):
+        len(Samples(tmp_path / "large.npz", [NCHW]))
+
+
+def test_archives_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(5 * 72, dtype=np.float32).reshape(5, 3, 4, 6))
+    read: list[Path] = []
+    monkeypatch.setattr(samples, "read_npz", lambda path, specs: read.append(path) or read_npz(path, specs))
+    several = Samples(tmp_path / "a.npz", [NCHW])
+    assert len(several) == len(list(several)) == len(list(several)) == 5 and len(read) == 1
 
 
 def test_files_of_preprocessing_that_are_none(tmp_path: Path) -> None:

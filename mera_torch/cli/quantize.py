@@ -86,12 +86,12 @@ def quantize(
         data = Feed(calibration, found.info.inputs, preprocess=preprocess or None, limit=samples)
         quantizer = ModelQuantizer(found, config=options, model_name=model.stem)
         quantized = quantizer.calibrate(data, tell or False, checkpoint).quantize(progress=tell or False)
-        measured = quantized.measure_quantization_quality(islice(data, quality), progress=False) if quality else None
-        errors = [output.error for output in measured.outputs] if measured else []
         if output.suffix == ".mera":
             quantized.save(output)
         else:
             write_pt2(quantized.module, found.example_inputs(), output)
+        measured = quantized.measure_quantization_quality(islice(data, quality), progress=False) if quality else None
+        errors = [output.error for output in measured.outputs] if measured else []
     wrong, seen = [finding for finding in quantized.findings if finding.open], quantized.calibration
     document = {
         "model": str(model), "output": str(output), "samples": seen["samples"], "left_over": seen["left_over"],
@@ -152,7 +152,4 @@ def _without_none(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _said(index: int, found: Metrics) -> str:
-    where = f"output {index}:"
-    if found.non_finite:
-        return f"{where} NaN or infinite in {found.non_finite} of {found.elements} elements"
-    return f"{where} {'equal to' if found.equal else f'PSNR {found.psnr:.1f} dB against'} the float model's"
+    return f"output {index}: {'equal to' if found.equal else f'PSNR {found.psnr:.1f} dB against'} the float model's"

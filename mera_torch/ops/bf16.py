@@ -1,4 +1,4 @@
-"""How an operator in BF16 looks in a graph; see mera_torch/quant/bf16.py, which makes it so."""
+"""How an operator in BF16 looks in a graph; see mera_torch/quant/transforms/bf16.py, which makes it so."""
 
 from __future__ import annotations
 

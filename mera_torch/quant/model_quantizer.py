@@ -20,13 +20,14 @@ from mera_torch.targets import Layout
 from . import pipeline
 from .calibration.calibrate import ProgressOption, bar
 from .calibration.checkpoint import Checkpoint, Position
-from .calibration.data import EMPTY, Batches, Inputs, Seen, take_first
+from .calibration.data import EMPTY, Batches, Seen, take_first
 from .calibration.feed import Feed, Pick
 from .calibration.observers import collected, restore
 from .calibration.statistics import Statistics
 from .config import QuantConfig
 from .findings import Finding
 from .float_model import open_float
+from .graphs.run import Inputs
 from .quantized_model import QuantizedModel
 
 

@@ -18,7 +18,7 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 from mera_torch.errors import UnsupportedError
 
 from .calibration.calibrate import ProgressOption, calibrate
-from .calibration.data import Batches, Inputs, Seen, as_inputs, take_first
+from .calibration.data import Batches, Seen, as_inputs, take_first
 from .calibration.tune import tune_ranges
 from .config import QuantConfig
 from .convert import convert
@@ -26,6 +26,7 @@ from .findings import Finding
 from .graphs.canonicalize import float_form
 from .graphs.capture import export_float, twin
 from .graphs.parameters import freeze
+from .graphs.run import Inputs
 from .lint.linter import lint
 from .quantizer import MeraQuantizer
 from .transforms.adaround import RoundedLayer, adaround

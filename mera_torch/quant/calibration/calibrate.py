@@ -12,7 +12,8 @@ from torch.fx import GraphModule
 
 from mera_torch.errors import CalibrationError
 
-from .data import EMPTY, Inputs
+from ..graphs.run import Inputs
+from .data import EMPTY
 
 ProgressOption = bool | Callable[[str, int, int], object]
 

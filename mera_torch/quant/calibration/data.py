@@ -18,7 +18,7 @@ import torch
 from mera_torch.atomic import storage_error
 from mera_torch.errors import CalibrationError
 
-Inputs = tuple[Any, ...]
+from ..graphs.run import Inputs
 
 FIRST_BATCHES = 128
 FIRST_BYTES = 128 << 20

@@ -15,7 +15,8 @@ from mera_torch.errors import CalibrationError, ConfigError, InvalidModelError, 
 from mera_torch.samples import PRESETS, Preprocess, Samples, Spec
 from mera_torch.samples import preprocess as read_preprocess
 
-from .data import Inputs, check_finite, items_of, length_of
+from ..graphs.run import Inputs
+from .data import check_finite, items_of, length_of
 
 Pick = Callable[[Any], Any] | str | int | Sequence[str | int] | None
 
@@ -32,7 +33,7 @@ class Feed:
         preprocess: How images become inputs: a :class:`mera_torch.samples.Preprocess`, a preset's name, or a list of
             what ``--preprocess`` takes. For paths alone.
         what: How messages call the data.
-        limit: At most so many batches are given; 0: all.
+        limit: No more batches are given than so many samples fill, but one at least; 0: all.
 
     An item may be a whole batch, a batch of another size (batches are divided and joined; samples that do not fill the
     last one are left out: `left_over`), or one sample without the batch dimension. Floating-point arrays of any width,
@@ -53,9 +54,10 @@ class Feed:
         what: str = "calibration",
         limit: int = 0,
     ) -> None:
-        self.infos, self.left_over, self._what, self._limit = list(infos), 0, what, limit
+        self.infos, self.left_over, self._what = list(infos), 0, what
         self._pick = pick
         self._size = _batch_size(infos)
+        self._most = max(1, limit // max(1, self._size)) if limit else 0  # batches
         if isinstance(data, str | os.PathLike):
             specs = [Spec(i.name, i.shape, str(i.dtype).removeprefix("torch.")) for i in infos]
             how = _preprocess(preprocess)
@@ -77,10 +79,10 @@ class Feed:
         """About how many batches there are, where that is known before reading them."""
         count, size = length_of(self._data), getattr(self._data, "batch_size", None)  # of a DataLoader
         count = count * size // self._size if count is not None and isinstance(size, int) and self._size else count
-        return min(count, self._limit) if count is not None and self._limit else count
+        return min(count, self._most) if count is not None and self._most else count
 
     def __iter__(self) -> Iterator[Inputs]:
-        return islice(self._batches(), self._limit or None)
+        return islice(self._batches(), self._most or None)
 
     def _batches(self) -> Iterator[Inputs]:
         held: list[list[torch.Tensor]] = [[] for _ in self.infos]
@@ -101,7 +103,7 @@ class Feed:
                 held = [[tensor[whole:]] if samples > whole else [] for tensor in joined]
                 samples -= whole
             held = [[*parts[:-1], parts[-1].clone()] if parts else [] for parts in held]  # the next may overwrite it
-        self.left_over = samples
+        self.left_over = samples + getattr(self._data, "left_over", 0)  # of files, which come as batches already
 
     def _items(self) -> Iterator[Any]:
         """What is wrong with a file of arrays is wrong with the data."""

@@ -28,12 +28,11 @@ class Statistics:
 
     Attributes:
         low, high: The exact extremes, float; infinity and -infinity before the first batch.
-        channel_low, channel_high: float32 [C], those of each channel (dimension 1 of a rank-4 value, the last of a rank
-            2 or 3); empty for other ranks.
         counts: int64 [2 * side]: how many elements fell into each bin. Bin i is [(i - side) * width, (i - side + 1) *
             width); every element is counted.
         exponent: The histogram reaches from -2**exponent to 2**exponent.
-        positions: How many values each channel of a sample has, at least: 1 of vectors [N, C] or [N, C, 1, 1].
+        positions: How many values each channel of a sample has, at least: 1 of vectors [N, C] or [N, C, 1, 1]. Channels
+            are dimension 1 of a rank-4 value, the last of a rank 2 or 3.
         total: float64 [2], the sum of each batch's (low, high), zero between them.
         average: float64 [2], the exponential moving average of each batch's (low, high), zero between them.
         batches, elements: How many were seen.
@@ -43,7 +42,6 @@ class Statistics:
         side = 2 << (bins - 1).bit_length()  # a power of two, and twice: values fill at least half of a side
         self.averaging_constant = averaging_constant
         self.low, self.high = math.inf, -math.inf
-        self.channel_low = self.channel_high = np.zeros(0, np.float32)
         self.counts = np.zeros(2 * side, np.int64)
         self.exponent = _SMALLEST_EXPONENT
         self.positions = 0
@@ -76,15 +74,12 @@ class Statistics:
         if not x.numel():
             return
         x = x.detach()
-        channel_low, channel_high = _extremes(x)
-        low, high = float(channel_low.min()), float(channel_high.max())
+        low, high = (float(extreme) for extreme in torch.aminmax(x))
         if not (math.isfinite(low) and math.isfinite(high)):
             raise CalibrationError(_not_finite(x))
-        if x.dim() in (2, 3, 4):
-            self._see_channels(channel_low.numpy(force=True), channel_high.numpy(force=True))
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._see_batch(np.array([min(low, 0.0), max(high, 0.0)]))
-        self._see_positions(x.numel() // (len(channel_low) * (x.shape[0] if x.dim() else 1)))
+        self._see_positions(_positions(x.shape))
         self._reach(max(-low, high))
         self._count(_flat(x))
         self.batches += 1
@@ -109,7 +104,6 @@ class Statistics:
             self.average = decay * (self.average - other.first) + other.average
         self.total = self.total + other.total
         self._see_positions(other.positions)
-        self._see_channels(other.channel_low, other.channel_high)
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         exponent = max(self.exponent, other.exponent)
         self._widen(exponent)
@@ -126,8 +120,6 @@ class Statistics:
         begin, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
         return {
             "extremes": np.array([self.low, self.high]),
-            "channel_low": self.channel_low.copy(),
-            "channel_high": self.channel_high.copy(),
             "counts": self.counts[begin:end].copy(),
             "histogram": np.array([self.side, begin, self.exponent], np.int64),
             "average": np.array([*self.average, *self.first, self.averaging_constant]),
@@ -171,9 +163,6 @@ class Statistics:
             raise ValueError(f"extremes {low} and {high} of {batches} batches")
         held = cls(1, constant)
         held.low, held.high = low, high
-        held.channel_low, held.channel_high = (
-            arrays[key].astype(np.float32).reshape(-1) for key in ("channel_low", "channel_high")
-        )
         held.counts = np.zeros(2 * side, np.int64)
         held.counts[begin : begin + counts.size] = counts
         held.exponent = exponent
@@ -181,14 +170,6 @@ class Statistics:
         held.total, held.positions = np.array([below, above]), positions
         held.batches, held.elements = batches, elements
         return held
-
-    def _see_channels(self, low: np.ndarray, high: np.ndarray) -> None:
-        if not self.batches:
-            self.channel_low, self.channel_high = low.copy(), high.copy()
-        elif self.channel_low.shape == low.shape:
-            self.channel_low, self.channel_high = np.minimum(self.channel_low, low), np.maximum(self.channel_high, high)
-        else:  # values of unlike channels have none in common
-            self.channel_low = self.channel_high = np.zeros(0, np.float32)
 
     def _see_positions(self, positions: int) -> None:
         self.positions = min(self.positions, positions) if self.batches else positions
@@ -265,14 +246,11 @@ def from_arrays(arrays: Mapping[str, Any]) -> dict[str, Statistics]:
     return found
 
 
-def _extremes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Those of each channel, [C], or of the whole, [1], for ranks that have no channels."""
-    if x.dim() not in (2, 3, 4):
-        low, high = torch.aminmax(x)
-        return low.reshape(1), high.reshape(1)
-    channel = 1 if x.dim() == 4 else x.dim() - 1
-    others = [dim for dim in range(x.dim()) if dim != channel]
-    return x.amin(others), x.amax(others)
+def _positions(shape: torch.Size) -> int:
+    """How many values each channel of a sample has."""
+    channels = {2: -1, 3: -1, 4: 1}.get(len(shape))
+    of_channels = 1 if channels is None else shape[channels]
+    return math.prod(shape[1:]) // of_channels
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:

@@ -18,10 +18,12 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 from torchao.quantization.pt2e import ObserverBase
 
+from mera_torch.converters.graph import first_line
+
 from ..findings import Finding
 from ..graphs.patterns import value_of
+from ..graphs.run import Inputs
 from .calibrate import ProgressOption, bar
-from .data import Inputs
 from .observers import ActivationObserver
 from .ranges import LEVELS, Range, extremes, find_range, grid
 from .statistics import joined
@@ -66,8 +68,8 @@ def tune_ranges(
         for batch in used:
             try:
                 found = _derivatives(prepared, observers, batch, each, generator)
-            except (RuntimeError, NotImplementedError) as error:  # an operator without derivative
-                return [_untuned(f"the network has no derivative: {str(error).splitlines()[0]}")]
+            except RuntimeError as error:  # as of an operator without derivative
+                return [_untuned(f"the network cannot be differentiated: {first_line(error)}")]
             for observer, x, gradients in found:
                 leader = observer.group[0]
                 errors[leader] += _errors(x, gradients, ranges[leader], observer.symmetric)

@@ -146,7 +146,7 @@ def _change(model: GraphModule, node: Node, index: int, factor: torch.Tensor, of
     if held is None:
         fresh = (factor if index == 1 else torch.zeros_like(factor)) + offset
         with model.graph.inserting_before(node):
-            made = new_parameter(model, f"{node.name}_{index}", fresh.float(), trainable=True)
+            made = new_parameter(model, f"{node.name}_{index}", torch.nn.Parameter(fresh.float(), False))
         node.args = (*node.args[:index], made, *node.args[index + 1 :])
         return
     parameter = own_parameter(model, node, index)

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 
 from . import operators as ops
 from .affine import batch_norm_terms, fold_affine
+from .parameters import new_parameter
 from .patterns import (
     Stays,
     argument,
@@ -188,7 +189,7 @@ def _transposed_constant(model: GraphModule, node: Node, w: Node) -> Node | None
         turned_over = held.detach().t().contiguous()
         if isinstance(held, torch.nn.Parameter):
             turned_over = torch.nn.Parameter(turned_over, requires_grad=held.requires_grad)
-        return _constant(model, f"{node.name}_weight", turned_over)
+        return new_parameter(model, f"{node.name}_weight", turned_over)
     args: tuple[Any, ...] = w.args
     turned = (
         w.target in (aten.t.default, aten.numpy_T.default)
@@ -255,8 +256,8 @@ def batch_norm_to_depthwise(model: GraphModule, only: set[Node] | None = None) -
         factor, offset = terms
         before, after = _as_image(result.shape)
         with model.graph.inserting_before(node):
-            weight = _constant(model, f"{node.name}_weight", factor.float().view(-1, 1, 1, 1))
-            bias = _constant(model, f"{node.name}_bias", offset.float())
+            weight = new_parameter(model, f"{node.name}_weight", factor.float().view(-1, 1, 1, 1))
+            bias = new_parameter(model, f"{node.name}_bias", offset.float())
             x: Any = node.args[0]
             for target, *rest in before:
                 x = new_call(model, node, target, x, *rest)
@@ -271,18 +272,6 @@ def batch_norm_to_depthwise(model: GraphModule, only: set[Node] | None = None) -
         node.kwargs = {}
         made.add(y)
     return made
-
-
-def _constant(model: GraphModule, name: str, value: torch.Tensor) -> Node:
-    while hasattr(model, name):
-        name += "_"
-    if isinstance(value, torch.nn.Parameter):
-        model.register_parameter(name, value)
-    else:
-        model.register_buffer(name, value)
-    node = model.graph.get_attr(name)
-    node.meta["val"] = value
-    return node
 
 
 def restore_convolutions(model: GraphModule) -> None:

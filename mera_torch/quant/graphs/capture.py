@@ -12,7 +12,6 @@ from torch.fx import GraphModule, Node
 
 from mera_torch.errors import InvalidModelError, UnsupportedError
 
-from ..calibration.data import Inputs
 from .canonicalize import (
     keep_batch_statistics,
     remove_dropout,
@@ -21,6 +20,7 @@ from .canonicalize import (
     restore_convolutions,
 )
 from .patterns import value_of
+from .run import Inputs
 
 
 def export_float(model: torch.nn.Module, examples: Inputs) -> GraphModule:

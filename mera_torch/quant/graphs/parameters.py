@@ -17,9 +17,10 @@ def replace_parameter(model: GraphModule, node: Any, value: torch.Tensor) -> Non
     owner_path, _, name = str(node.target).rpartition(".")
     owner: Any = attribute(model, owner_path) if owner_path else model
     held = getattr(owner, name)
-    setattr(owner, name, torch.nn.Parameter(value, requires_grad=False) if _is_parameter(held) else value)
-    if "val" in node.meta:
-        node.meta["val"] = value
+    setattr(owner, name, _like(held, value))
+    for each in model.graph.nodes:
+        if each.op == "get_attr" and each.target == node.target and "val" in each.meta:
+            each.meta["val"] = value
 
 
 def freeze(model: GraphModule) -> None:
@@ -40,18 +41,18 @@ def own_parameter(model: GraphModule, reader: Node, index: int) -> Node:
         return node
     held: Any = attribute(model, str(node.target))
     with model.graph.inserting_before(reader):
-        made = new_parameter(model, f"{reader.name}_{index}", held.detach().clone(), _is_parameter(held))
+        made = new_parameter(model, f"{reader.name}_{index}", _like(held, held.detach().clone()))
     made.meta = dict(node.meta)
     reader.update_arg(index, made)
     return made
 
 
-def new_parameter(model: GraphModule, name: str, value: torch.Tensor, trainable: bool = False) -> Node:
-    """A get_attr, at the graph's insertion point, of a new buffer (or parameter) of about that name."""
+def new_parameter(model: GraphModule, name: str, value: torch.Tensor) -> Node:
+    """A get_attr, at the graph's insertion point, of a new buffer (or Parameter, if it is one) of about that name."""
     while hasattr(model, name):
         name += "_"
-    if trainable:
-        model.register_parameter(name, torch.nn.Parameter(value, requires_grad=False))
+    if isinstance(value, torch.nn.Parameter):
+        model.register_parameter(name, value)
     else:
         model.register_buffer(name, value)
     made = model.graph.get_attr(name)
@@ -59,5 +60,6 @@ def new_parameter(model: GraphModule, name: str, value: torch.Tensor, trainable:
     return made
 
 
-def _is_parameter(held: object) -> bool:
-    return isinstance(held, torch.nn.Parameter)
+def _like(held: object, value: torch.Tensor) -> torch.Tensor:
+    """The value as a Parameter, without gradient, if `held` is one."""
+    return torch.nn.Parameter(value, requires_grad=False) if isinstance(held, torch.nn.Parameter) else value

@@ -12,6 +12,9 @@ from torchao.quantization.pt2e import ObserverBase
 
 from .patterns import attribute, find_constants, value_of
 
+Inputs = tuple[Any, ...]
+"""The positional arguments of one call of a network: a batch."""
+
 
 class OperatorRun:
     """Computes each operator of `model` on all batches before the next one; observers are passed over.
@@ -20,7 +23,7 @@ class OperatorRun:
         values: Of each node that is still to be read, its results, one a batch.
     """
 
-    def __init__(self, model: GraphModule, batches: Sequence[tuple[Any, ...]]) -> None:
+    def __init__(self, model: GraphModule, batches: Sequence[Inputs]) -> None:
         self.model, self.count = model, len(batches)
         placeholders = [node for node in model.graph.nodes if node.op == "placeholder"]
         leaves = [pytree.tree_leaves(batch) for batch in batches]
@@ -101,7 +104,7 @@ def largest_frontier(model: GraphModule) -> int:
     return most
 
 
-def fitting(model: GraphModule, batches: Sequence[tuple[Any, ...]], limit: int) -> Sequence[tuple[Any, ...]]:
+def fitting(model: GraphModule, batches: Sequence[Inputs], limit: int) -> Sequence[Inputs]:
     """As many of `batches`, spread evenly, as an `OperatorRun` of `model` holds within `limit` bytes; at least one."""
     count = max(1, limit // max(1, largest_frontier(model)))
     if count >= len(batches):

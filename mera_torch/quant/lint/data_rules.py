@@ -73,12 +73,12 @@ class DataStatistics:
 
     def difference(self) -> float:
         """The part of the inputs' variance that lies between samples rather than within them; 1 if nothing varies."""
-        between = within = 0.0
+        between = whole = 0.0
         for total, squares in self._moments.values():
             n = self.samples
             between += float((squares / n - (total / n).square()).clamp_min(0).mean())
-            within += max(float((squares / n).mean() - (total / n).mean().square()), 0.0)
-        return between / within if within else 1.0
+            whole += max(float((squares / n).mean() - (total / n).mean().square()), 0.0)
+        return between / whole if whole else 1.0
 
 
 def _samples(x: torch.Tensor) -> list[torch.Tensor]:

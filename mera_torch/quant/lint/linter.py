@@ -22,13 +22,13 @@ from ..graphs import operators as ops
 from ..graphs.canonicalize import float_form
 from ..graphs.capture import export_float
 from ..graphs.patterns import QuantizedOp, constant_of
+from ..graphs.run import Inputs
 from ..transforms.analysis import Analysis, analyze
 from ..transforms.heads import Decision, decide
 from ..transforms.masks import keep_masks
 from .data_rules import DATA_RULES, DataStatistics
 from .network_rules import GRAPH_RULES
 
-Inputs = tuple[Any, ...]
 Rule = Callable[["Context"], Iterator[Finding]]
 
 

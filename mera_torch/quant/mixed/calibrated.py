@@ -13,10 +13,11 @@ from mera_torch.fingerprint import graph_hash, weights_hash
 
 from .. import pipeline
 from ..calibration.calibrate import ProgressOption, calibrate
-from ..calibration.data import Batches, Inputs, Seen, take_first
+from ..calibration.data import Batches, Seen, take_first
 from ..calibration.observers import collected, restore
 from ..config import QuantConfig
 from ..graphs.capture import export_float
+from ..graphs.run import Inputs
 
 
 class Calibrated:

@@ -33,7 +33,7 @@ from mera_torch.lower_bound import lower_bound_cycles
 from mera_torch.ops import bf16
 from mera_torch.ops.common import DEQUANTIZE_OPS, QUANTIZE_OPS
 
-from ..calibration.data import Inputs
+from ..graphs.run import Inputs
 
 HALF_RATE = 2
 BF16_BYTES, BIAS_BYTES = 2, 4

@@ -13,8 +13,9 @@ from torch.utils import _pytree as pytree
 
 from mera_torch.errors import CalibrationError
 
-from ..calibration.data import Batches, Inputs
+from ..calibration.data import Batches
 from ..graphs.patterns import attribute
+from ..graphs.run import Inputs
 from .criteria import Criterion, Score, float_outputs
 from .variants import DEQUANTIZE, QUANTIZE
 

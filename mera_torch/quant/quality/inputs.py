@@ -12,8 +12,9 @@ from torch.fx import GraphModule, Node
 from mera_torch.converters.model import TensorInfo, info_of
 from mera_torch.errors import InvalidModelError
 
-from ..calibration.data import Inputs, as_inputs, items_of
+from ..calibration.data import as_inputs, items_of
 from ..calibration.data import checked as data_as_batches
+from ..graphs.run import Inputs
 from .attribution import Graph
 
 Reader = Callable[[Any], Any]

@@ -18,7 +18,8 @@ from mera_torch.platform import Platform
 from mera_torch.progress import progress_bar
 
 from ..calibration.calibrate import ProgressOption
-from ..calibration.data import Inputs, length_of
+from ..calibration.data import length_of
+from ..graphs.run import Inputs
 from .attribution import Graph
 from .inputs import checked, float_readers, samples_of
 from .result import Node, Quality

@@ -17,9 +17,9 @@ from mera_torch.execute import output_names
 from mera_torch.ops.common import op_name, origins
 from mera_torch.platform import Platform
 
-from ..calibration.data import Inputs
 from ..graphs import operators as ops
 from ..graphs.patterns import value_of
+from ..graphs.run import Inputs
 from .attribution import (
     FLOAT,
     Format,

@@ -23,11 +23,10 @@ from ..calibration.calibrate import ProgressOption, bar
 from ..graphs import operators as ops
 from ..graphs.int8 import IntegerParameter, integer_parameter, refresh
 from ..graphs.patterns import argument, constant_of, for_each_dim
-from ..graphs.run import OperatorRun, fitting
+from ..graphs.run import Inputs, OperatorRun, fitting
 from ..graphs.weighted import WEIGHTED, channel_axis, from_blocks, groups_of, is_transposed, to_blocks
 from .correct_bias import match_means
 
-Inputs = tuple[Any, ...]
 aten: Any = torch.ops.aten
 
 SWEEPS = 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -11,10 +10,8 @@ from torch.fx import GraphModule, Node
 from ..calibration.calibrate import ProgressOption, bar
 from ..graphs.int8 import IntegerParameter, integer_parameter
 from ..graphs.patterns import evaluate
-from ..graphs.run import OperatorRun, fitting
+from ..graphs.run import Inputs, OperatorRun, fitting
 from ..graphs.weighted import WEIGHTED, channel_axis, channel_vector
-
-Inputs = tuple[Any, ...]
 
 MEMORY_LIMIT = 1 << 30
 

@@ -26,11 +26,12 @@ from torch.fx import GraphModule, Node
 
 from ..graphs import operators as ops
 from ..graphs.canonicalize import remove_dropout, remove_in_place
+from ..graphs.parameters import replace_parameter
 from ..graphs.patterns import argument, constant_of
+from ..graphs.run import Inputs
 from ..graphs.weighted import WEIGHTED, channel_axis, from_blocks, to_blocks
 from .streams import Stream, dims_of, find_streams
 
-Inputs = tuple[Any, ...]
 aten: Any = torch.ops.aten
 
 _LARGEST_FACTOR = 64.0
@@ -59,9 +60,7 @@ class _Seen:
         return torch.maximum(self.high, -self.low)
 
 
-def equalize(
-    model: GraphModule, batches: Sequence[Inputs], strength: float | None = None, *, per_channel_weights: bool = True
-) -> int:
+def equalize(model: GraphModule, batches: Sequence[Inputs], *, per_channel_weights: bool = True) -> int:
     """Equalizes `model`, exported in evaluation mode, in place; its function stays the same but for float rounding, and
     for channels that calibration saw below a clamp's bound (see the module).
 
@@ -69,8 +68,6 @@ def equalize(
         model: From ``torch.export.export(m, args).module()``.
         batches: Tuples of its inputs, to measure the ranges with, one batch at a time. If there are none, the ranges of
             weights alone decide, and streams with a clamp are left alone.
-        strength: None to choose the factors; or 0 to 1: the factor of a channel is r ** strength / w ** (1 - strength),
-            r the largest magnitude seen in it, w the largest weight that reads it.
         per_channel_weights: How the weights will be quantized.
 
     Returns:
@@ -88,7 +85,7 @@ def equalize(
     for _ in range(1 if per_channel_weights else _ROUNDS):
         for stream, total in zip(streams, factors, strict=True):
             choice = _Choice(stream, seen, weights, per_channel_weights)
-            step = choice.best(strength)
+            step = choice.best()
             total *= step
             _rescale(stream, step, seen, weights)
     for stream, factor in zip(streams, factors, strict=True):
@@ -129,13 +126,11 @@ class _Choice:
             found.scatter_reduce_(0, self.stream.values[value], held, "amax")
         return found
 
-    def best(self, strength: float | None) -> torch.Tensor:
+    def best(self) -> torch.Tensor:
         """float64 [C]."""
         none = torch.ones(self.stream.channels, dtype=torch.float64)
         if not self.seen:
             return none if self.stream.clamps else self._bounded(self._family(0.0, 0.5, 0.5), by_mean=True)
-        if strength is not None:
-            return self._bounded(self._family(strength, 0.0, 1 - strength), by_mean=not self.stream.clamps)
         best, least = none, self._predicted_error(none)
         for factor in self._candidates():
             error = self._predicted_error(factor)
@@ -164,7 +159,7 @@ class _Choice:
         return torch.minimum(torch.maximum(factor, self.lowest), self.highest)
 
     def _predicted_error(self, factor: torch.Tensor) -> float:
-        """The variance that int8 rounding adds to the outputs of the stream's readers, relative to what they are.
+        """Twelve times the variance that int8 rounding adds to the outputs of the stream's readers, relative to theirs.
 
         Rounding to a step s adds s**2 / 12. A stored value's step follows from its largest channel, a weight's from the
         largest of its output channel (or of the whole weight); an error in channel c is multiplied by f[c] and by the
@@ -320,11 +315,11 @@ def _apply(model: GraphModule, stream: Stream, factor: torch.Tensor) -> None:
         weight, bias = (*producer.args[1:3], None)[:2]
         f = factor[stream.values[producer]]
         if producer.target in ops.BATCH_NORM:
-            _replace(model, weight, constant_of(model, weight).double() / f)
+            _divide(model, weight, f)
         else:
             _scale_blocks(model, producer, 1 / f, outputs=True)
         if isinstance(bias, Node):
-            _replace(model, bias, constant_of(model, bias).double() / f)
+            _divide(model, bias, f)
     for reader in stream.readers:
         _scale_blocks(model, reader, factor[stream.values[stream.source(reader)]], outputs=False)
 
@@ -334,13 +329,10 @@ def _scale_blocks(model: GraphModule, node: Node, factor: torch.Tensor, *, outpu
     weight = constant_of(model, node.args[1])
     blocks = to_blocks(node, weight.double())
     shape = (blocks.shape[0], -1, 1, 1) if outputs else (blocks.shape[0], 1, -1, 1)
-    _replace(model, node.args[1], from_blocks(node, blocks * factor.view(shape), weight.shape))
+    scaled = from_blocks(node, blocks * factor.view(shape), weight.shape)
+    replace_parameter(model, node.args[1], scaled.to(weight.dtype))
 
 
-def _replace(model: GraphModule, parameter: Any, new: torch.Tensor) -> None:
-    """Replaces a parameter (never writes into it: the original model owns it)."""
-    owner, _, name = str(parameter.target).rpartition(".")
-    module = model.get_submodule(owner)
-    old = getattr(module, name)
-    new = new.to(old.dtype)
-    setattr(module, name, torch.nn.Parameter(new, requires_grad=False) if isinstance(old, torch.nn.Parameter) else new)
+def _divide(model: GraphModule, parameter: Any, factor: torch.Tensor) -> None:
+    held = constant_of(model, parameter)
+    replace_parameter(model, parameter, (held.double() / factor).to(held.dtype))

@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 from ..config import QuantConfig
 from ..findings import Finding
 from ..graphs.capture import twin
+from ..graphs.run import Inputs
 from .fake import sqnr_db
 
-Inputs = tuple[Any, ...]
 aten: Any = torch.ops.aten
 _NOTABLE_DB = 20.0
 

@@ -14,12 +14,11 @@ from ..findings import Finding, some
 from ..graphs.canonicalize import products_to_linear
 from ..graphs.parameters import replace_parameter
 from ..graphs.patterns import KEPT_IN_FLOAT, argument, constant_of, provenance, value_of
-from ..graphs.run import run_batch
+from ..graphs.run import Inputs, run_batch
 from .analysis import Analysis, analyze
 from .fake import fake_activation, fake_weight, sqnr_db
 from .joins import Join, find_joins, positions_of, read_by_joins
 
-Inputs = tuple[Any, ...]
 aten: Any = torch.ops.aten
 
 STRENGTHS = (0.5, 1.0)

@@ -18,12 +18,10 @@ from ..config import QuantConfig
 from ..findings import Finding
 from ..graphs import operators as ops
 from ..graphs.patterns import KEPT_IN_FLOAT, find_constants
-from ..graphs.run import run_batch
+from ..graphs.run import Inputs, run_batch
 from . import absorb
 from .analysis import as_quantized
 from .fake import fake_activation, sqnr_db
-
-Inputs = tuple[Any, ...]
 
 _ROWS = 256  # of an output, kept to measure the error with
 _LEAST_GAIN_DB = 10.0

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
-from ..calibration.data import Inputs
 from ..findings import Finding
 from ..graphs import operators as ops
 from ..graphs.patterns import KEPT_IN_FLOAT, find_constants
+from ..graphs.run import Inputs
 
 LARGEST_STEP = 1.0
 """Of the logits: a step of 1 multiplies a probability by e."""

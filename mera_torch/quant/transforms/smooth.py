@@ -23,13 +23,11 @@ from ..graphs import operators as ops
 from ..graphs.canonicalize import products_to_linear, remove_dropout
 from ..graphs.parameters import own_parameter, replace_parameter
 from ..graphs.patterns import constant_of, value_of
-from ..graphs.run import run_batch
+from ..graphs.run import Inputs, run_batch
 from . import absorb
 from .analysis import as_quantized
 from .fake import fake_activation, fake_weight, sqnr_db
 from .host_side import free_sums, spread_outputs
-
-Inputs = tuple[Any, ...]
 
 ALPHAS = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """What "auto" tries for each value, besides leaving it as it is."""

@@ -65,7 +65,7 @@ def read_npz(path: Path, specs: Sequence[Spec]) -> list[Array]:
             missing = [name for name in wanted if name not in names]
             if missing:
                 raise InvalidModelError(
-                    f"{str(path)!r} has no array {missing[0]!r}; it has {', '.join(names)}, the model takes "
+                    f"{str(path)!r} has no array {missing[0]!r}; it has {', '.join(names) or 'none'}, the model takes "
                     f"{listed(specs)}"
                 )
             return [_member(archive, name) for name in wanted]

@@ -364,5 +364,5 @@ def _files_of(path: Path) -> list[Path]:
     except OSError as error:
         raise StorageError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     if not files:
-        raise InvalidModelError(f"{str(path)!r} holds no .npy or .npz file, and no image")
+        raise InvalidModelError(f"{str(path)!r} holds no .npy or .npz file, and no image (folders in it are not read)")
     return files

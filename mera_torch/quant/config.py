@@ -120,7 +120,8 @@ class QuantConfig(Settings):
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise StorageError(f"{_WHERE}: {str(path)!r} cannot be read: {error}") from error
+            why = getattr(error, "strerror", None) or error
+            raise StorageError(f"{_WHERE}: {str(path)!r} cannot be read: {why}") from error
         try:
             return cls.from_dict(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:

@@ -124,6 +124,29 @@ class Prepared:
     reports: dict[str, Any]
 
 
+@dataclass
+class Calibrated:
+    """A network between calibration and conversion; `first`: the first batches of the data."""
+
+    original: GraphModule
+    prepared: Prepared
+    config: QuantConfig
+    examples: Inputs
+    first: list[Inputs]
+    data: Batches
+    seen: int
+    progress: ProgressOption
+
+    def finish(self) -> Quantization:
+        """The second half of `run`, which uses this up."""
+        made = self.prepared
+        reference, module = finish(made, self.first, self.config, self.progress)
+        return Quantization(
+            self.original, reference, module, self.config, self.examples, made.findings, self.seen, self.data,
+            made.reports,
+        )  # fmt: skip
+
+
 def run(
     model: torch.nn.Module,
     example_inputs: Any,
@@ -134,21 +157,29 @@ def run(
     check: bool = True,
 ) -> Quantization:
     """Quantizes a float network; arguments and errors as of :func:`quantize`. check: whether the linter looks at it."""
-    options = QuantConfig.of(config)
-    examples = as_inputs(example_inputs)
+    return calibrated(model, as_inputs(example_inputs), data, QuantConfig.of(config), progress, check=check).finish()
+
+
+def calibrated(
+    model: torch.nn.Module,
+    examples: Inputs,
+    data: Iterable[Any],
+    config: QuantConfig,
+    progress: ProgressOption,
+    *,
+    check: bool = True,
+) -> Calibrated:
+    """The first half of `run`; arguments as there."""
     original = export_float(model, examples)
     names = [node.name for node in original.graph.nodes if node.op == "placeholder"]
-    batches = Batches(data, examples, names, seed=options.seed)
+    batches = Batches(data, examples, names, seed=config.seed)
     seen = Seen()
     reading = seen.watch(batches)
     first = take_first(reading)
-    prepared = prepare(original, first, options, progress, check=check)
+    prepared = prepare(original, first, config, progress, check=check)
     calibrate(prepared.model, chain(first, reading), progress=progress, total=batches.total)
     seen.check()
-    reference, module = finish(prepared, first, options, progress)
-    return Quantization(
-        original, reference, module, options, examples, prepared.findings, seen.batches, batches, prepared.reports
-    )
+    return Calibrated(original, prepared, config, examples, first, batches, seen.batches, progress)
 
 
 def prepare(

@@ -84,6 +84,12 @@ MOVE = frozenset({
 # Likewise, if the indices are one constant vector.
 PICK = frozenset({aten.index_select.default, aten.index.Tensor})
 
+INT8 = frozenset().union(
+    CONV, CONV_1D, CONV_TRANSPOSED, LINEAR, PRODUCTS, BATCH_NORM, UNARY, SCALAR_BINARY, BILINEAR, SOFTMAX, PRELU,
+    EXTREMA, MAX_POOL, MAX_POOL_1D_3D, AVG_POOL, AVG_POOL_1D, ADAPTIVE_AVG_POOL, MEAN, CAT, PAD, MOVE, PICK,
+)  # fmt: skip
+"""All that can be computed in int8; products by a constant only."""
+
 # In-place operators and what they compute; `canonicalize` rewrites the former to the latter.
 FUNCTIONAL = {
     aten.relu_.default: aten.relu.default,

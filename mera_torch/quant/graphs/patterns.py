@@ -170,6 +170,8 @@ def argument(node: Node, index: int, name: str, default: object = None) -> objec
 
 
 def _match(node: Node, constants: set[Node]) -> QuantizedOp | None:
+    if node.target not in ops.INT8:
+        return None
     if node.target in ops.CONV | ops.CONV_1D | ops.CONV_TRANSPOSED | ops.LINEAR:
         return _weighted(node, constants)
     if node.target in ops.PRELU:

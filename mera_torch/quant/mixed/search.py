@@ -22,10 +22,10 @@ from mera_torch.errors import ConfigError, UnsupportedError
 from ..calibration.calibrate import ProgressOption, bar
 from ..calibration.data import as_inputs
 from ..config import QuantConfig
-from .calibrated import Calibrated
 from .criteria import TaskMetric, criterion
 from .cycles import HOST_GOPS, CycleModel, Cycles
 from .evaluate import Evaluator
+from .requantizer import Requantizer
 from .result import Kept, MixedPrecision, Point, first_best
 from .sensitivity import Sensitivity, check_dtype, rank, select
 from .variants import Choice, Variants, all_int8
@@ -79,7 +79,7 @@ def search(
     _check_goals(accuracy, budget_cycles)
     examples = as_inputs(example_inputs)
     cost = CycleModel(examples, platform, host_gops)
-    calibrated = Calibrated(model, examples, calibration, all_int8(options), progress)
+    calibrated = Requantizer(model, examples, calibration, all_int8(options), progress)
     quantization = calibrated.quantization
     variants = Variants(quantization, options)
     evaluator = Evaluator(quantization.original, data, examples, measured)

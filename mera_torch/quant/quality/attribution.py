@@ -21,14 +21,6 @@ from ..graphs.patterns import attribute, find_constants, value_of
 _LONGEST_TWIN = 16  # float operators that one quantized operator may stand for
 
 
-_INT8 = frozenset().union(
-    ops.CONV, ops.CONV_1D, ops.CONV_TRANSPOSED, ops.LINEAR, ops.PRODUCTS, ops.BATCH_NORM, ops.UNARY, ops.SCALAR_BINARY,
-    ops.BILINEAR, ops.SOFTMAX, ops.PRELU, ops.EXTREMA, ops.MAX_POOL, ops.MAX_POOL_1D_3D, ops.AVG_POOL, ops.AVG_POOL_1D,
-    ops.ADAPTIVE_AVG_POOL, ops.MEAN, ops.CAT, ops.PAD, ops.MOVE, ops.PICK,
-)  # fmt: skip
-"""The operators that can be computed in int8; products by a constant only."""
-
-
 @dataclass(frozen=True)
 class Operator:
     """What computes one value of the quantized graph; or an input of the graph.
@@ -215,7 +207,7 @@ def number_format(graph: Graph, operator: Operator) -> str:
     first = operator.nodes[0]
     if first.op == "placeholder" or result == FLOAT.name:
         return result
-    known = result == "bf16" or first.target in (_INT8 if len(operator.sources) < 2 else _INT8 - ops.PRODUCTS)
+    known = result == "bf16" or first.target in (ops.INT8 if len(operator.sources) < 2 else ops.INT8 - ops.PRODUCTS)
     return result if known and all(map(is_rounding, graph.variables(first))) else FLOAT.name
 
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from mera_torch.errors import CalibrationError, ConfigError
 from mera_torch.native import Progress
-from mera_torch.platform import Platform
+from mera_torch.platform import Platform, find
 from mera_torch.progress import progress_bar
 
 from ..calibration.calibrate import ProgressOption
@@ -75,6 +75,7 @@ def measure(
     """
     begin = time.perf_counter()
     _check_options(debug_mode, reference, threshold, channels)
+    platform = find(platform)
     total = length_of(data) or getattr(data, "total", None) or 0
     with progress_bar(progress is True, "quality") as bar:
         tell = progress if callable(progress) else bar

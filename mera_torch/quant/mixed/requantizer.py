@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
 from typing import Any
 
 import torch
@@ -13,14 +12,12 @@ from mera_torch.fingerprint import graph_hash, weights_hash
 
 from .. import pipeline
 from ..calibration.calibrate import ProgressOption, calibrate
-from ..calibration.data import Batches, Seen, take_first
 from ..calibration.observers import collected, restore
 from ..config import QuantConfig
-from ..graphs.capture import export_float
 from ..graphs.run import Inputs
 
 
-class Calibrated:
+class Requantizer:
     """A float network and what calibration saw of its values. Arguments and errors as of `quantize`; the linter is not
     asked.
 
@@ -36,19 +33,10 @@ class Calibrated:
         config: QuantConfig,
         progress: ProgressOption,
     ) -> None:
-        original = export_float(model, examples)
-        names = [node.name for node in original.graph.nodes if node.op == "placeholder"]
-        batches, seen = Batches(data, examples, names, seed=config.seed), Seen()
-        reading = seen.watch(batches)
-        self._first = take_first(reading)
-        prepared = pipeline.prepare(original, self._first, config, progress, check=False)
-        calibrate(prepared.model, chain(self._first, reading), progress=progress, total=batches.total)
-        seen.check()
-        self._statistics, self._network = collected(prepared.model), _network(prepared.model)
-        reference, module = pipeline.finish(prepared, self._first, config, progress)
-        self.quantization = pipeline.Quantization(
-            original, reference, module, config, examples, prepared.findings, seen.batches, batches, prepared.reports
-        )
+        calibrated = pipeline.calibrated(model, examples, data, config, progress, check=False)
+        self._first, prepared = calibrated.first, calibrated.prepared.model
+        self._statistics, self._network = collected(prepared), _network(prepared)
+        self.quantization = calibrated.finish()
 
     def quantize(self, config: QuantConfig) -> GraphModule:
         """The network quantized by `config`. The data is read again only where its transforms change the values."""

@@ -21,9 +21,12 @@ _OF_CONFIG = "Field `{}` of the configuration."
 
 def _list_settings(asked: bool) -> None:
     if asked:
+        from rich.markdown import Markdown
+
         from ..quant import QuantConfig
 
-        console.print(QuantConfig.describe(), soft_wrap=True)
+        text = QuantConfig.describe()
+        console.print(Markdown(text) if console.is_terminal else text, soft_wrap=not console.is_terminal)
         raise typer.Exit
 
 

@@ -201,7 +201,7 @@ def test_an_operator_without_derivative() -> None:
     data = batches()
     result = pipeline.run(Custom(), data[0], data, progress=False)
     (said,) = (each for each in result.findings if each.rule == "ranges")
-    assert "no derivative" in said.evidence and "doubled" in said.evidence
+    assert "cannot be differentiated" in said.evidence and "doubled" in said.evidence
 
 
 def test_maps_of_few_positions_have_ranges_of_least_error_until_they_are_tuned() -> None:

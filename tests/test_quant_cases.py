@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
 from mera_torch import ModelQuantizer, QuantizedModel, export, quantize
-from mera_torch.errors import ConfigError, UnsupportedError
+from mera_torch.errors import CalibrationError, ConfigError, UnsupportedError
 from mera_torch.quant import MeraQuantizer, convert
 from mera_torch.quant.config import QuantConfig
 from mera_torch.quant.graphs.canonicalize import remove_in_place
@@ -139,7 +140,7 @@ def test_a_pad_before_a_max_pool_that_rounds_up_stays() -> None:
 
 def test_what_a_rule_is_about_stays() -> None:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-        y = self.scale(self.conv(x), torch.full((1, 8, 1, 1), 1.5))
+        y = self.scale(self.conv(x), 1.5)
         return self.last(y * self.gate(y))
 
     model = seeded(
@@ -163,6 +164,42 @@ def test_what_a_rule_is_about_stays() -> None:
         assert worst(network, quantized, data) > 25
     with pytest.raises(ConfigError, match="exclude|pattern"):
         QuantConfig(exclude=("",))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bf16", "float"])
+def test_rules_for_what_is_recognized_do_not_take_it_apart(dtype: str) -> None:
+    """Its name is that of the last operator that it was spelled with, which the search for mixed precision uses."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        z = self.b(y * torch.sigmoid(y))
+        return self.c(z * F.relu6(z + 3) / 6) * 2.0
+
+    model = seeded(lambda: Of(forward, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 8, 1), c=nn.Conv2d(8, 4, 1)))
+    whole, data = nn.Sequential(model), batches(1, 3, 8, 8)
+    plain = quantize(whole, data[0], data, progress=False)
+    wanted = [node.target for node in plain.graph.nodes if node.op == "call_function" and "quantize" not in node.name]
+    assert aten.silu.default in wanted and aten.hardswish.default in wanted and aten.mul.Tensor not in wanted
+    for rules in (
+        [{"node": "mul", "dtype": dtype}, {"node": "div", "dtype": dtype}],
+        [{"module": "0", "dtype": "int8"}],
+    ):
+        quantized = quantize(whole, data[0], data, config={"rules": rules}, progress=False)
+        found = {node.target for node in quantized.graph.nodes}
+        assert {aten.silu.default, aten.hardswish.default} <= found and aten.mul.Tensor not in found
+        assert worst(whole, quantized, data) > worst(whole, plain, data) - 0.5
+
+
+def test_parts_of_a_split_may_be_written_into() -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.conv(x).split(4, 1)
+        return self.last(F.relu(a, inplace=True)) + F.hardswish(b, inplace=True)
+
+    model = seeded(lambda: Of(forward, conv=nn.Conv2d(3, 8, 3), last=nn.Conv2d(4, 4, 1)))
+    data = batches(1, 3, 8, 8)
+    quantized = quantize(model, data[0], data, progress=False)
+    assert not any("scatter" in str(node.target) for node in quantized.graph.nodes)
+    assert worst(model, quantized, data) > 30
 
 
 # ---- transforms ----
@@ -251,14 +288,25 @@ def test_sensitivity_compares_the_same_batches_of_a_loader_that_shuffles() -> No
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)))
     data = batches(3, 8, 8, count=16)
     calibration = [x[None] for x in data]
-    plain, shuffled = (
+    generator = torch.Generator().manual_seed(3)
+    before = generator.get_state()
+    plain, shuffled, own = (
         sensitivity(
-            model, calibration[0], DataLoader(data, batch_size=1, shuffle=shuffle), calibration=calibration,
-            progress=False,
+            model, calibration[0], DataLoader(data, batch_size=1, **how), calibration=calibration, progress=False
         )
-        for shuffle in (False, True)
+        for how in ({"shuffle": False}, {"shuffle": True}, {"shuffle": True, "generator": generator})
     )  # fmt: skip
+    assert own.quantized == pytest.approx(plain.quantized, abs=1e-6) and torch.equal(generator.get_state(), before)
+    with pytest.raises(CalibrationError, match="not the same in each pass"):
+        sensitivity(model, calibration[0], Noisy(data), calibration=calibration, progress=False)
     assert shuffled.quantized == pytest.approx(plain.quantized, abs=1e-6) and shuffled.quantized > 25
+
+
+class Noisy(list[torch.Tensor]):
+    """Gives other inputs in each pass."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (x[None] + random.random() for x in super().__iter__())
 
 
 def test_inputs_that_are_lists() -> None:
@@ -289,6 +337,16 @@ def test_inputs_changed_in_place_stay_the_users_and_buffers_may_not_change() -> 
     with pytest.raises(UnsupportedError, match="changes its buffer 'count'"):
         quantize(counter, data[0], data, progress=False)
     assert float(counter.count) == 0  # type: ignore[arg-type]
+
+    def scratching(self: Any, x: torch.Tensor) -> torch.Tensor:
+        self.scratch.copy_(x)
+        return self.conv(self.scratch + 1)
+
+    scratch = seeded(lambda: Of(scratching, conv=nn.Conv2d(3, 4, 1)))
+    scratch.register_buffer("scratch", torch.zeros(1, 3, 8, 8))
+    quantized = quantize(scratch, data[0], data, progress=False)
+    assert not scratch.scratch.any()  # type: ignore[operator]
+    assert worst(scratch, quantized, data) > 30
 
 
 def test_autocast_is_named() -> None:

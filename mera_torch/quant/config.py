@@ -77,10 +77,17 @@ class QuantConfig(Settings):
         """The rules that `exclude` stands for, then `rules`."""
         return (*(Rule(module=pattern, dtype="float") for pattern in self.exclude), *self.rules)
 
-    def addresses(self, node: Node) -> bool:
-        """Whether a rule is about this very operator, by its class or name or by what it computes in: then it is left
-        as it is."""
-        return any((rule.op or rule.node or rule.dtype) and rule.matches(node) for rule in self.all_rules)
+    def keeps_apart(self, node: Node, other: Node) -> bool:
+        """Whether operator `node` must not become a part of `other` (or of another class, if that is itself): a rule is
+        about its class, or its name, or rules for modules let the two compute in different types."""
+        for rule in self.rules:
+            if (rule.op or (rule.node and node is not other)) and rule.matches(node):
+                return True
+        return self._dtype_of_module(node) != self._dtype_of_module(other)
+
+    def _dtype_of_module(self, node: Node) -> str:
+        rules = [rule for rule in self.all_rules if rule.dtype and not rule.op and not rule.node]
+        return next((rule.dtype for rule in reversed(rules) if rule.dtype and rule.matches(node)), self.dtype)
 
     @classmethod
     def preset(cls, name: str) -> QuantConfig:

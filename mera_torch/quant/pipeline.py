@@ -192,7 +192,7 @@ def prepare(
     Raises UnsupportedError if it has no operator to quantize.
     """
     model = twin(original)
-    float_form(model, config.addresses)
+    float_form(model, config.keeps_apart)
     findings = keep_masks(model, first)
     findings += lint(model, first, config) if check and first else []
     reports: dict[str, Any] = {}

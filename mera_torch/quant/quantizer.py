@@ -78,7 +78,7 @@ class MeraQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no type hin
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Rewrites `model` in place to the operators that can be annotated; see
         :mod:`mera_torch.quant.graphs.canonicalize`."""
-        return canonicalize(model, is_qat=self.is_qat, stays=self.config.addresses)
+        return canonicalize(model, is_qat=self.is_qat, apart=self.config.keeps_apart)
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Marks in `model` (in place) which edges and nodes are quantized, and how."""

@@ -72,23 +72,38 @@ def _check_iterable(source: Any, what: str) -> None:
 
 
 def seeded(source: Any, seed: int, what: str = "calibration") -> Iterator[Any]:
-    """Its items, drawn as if PyTorch's random numbers began at `seed`: a DataLoader then shuffles the same way each
-    time. The caller's own random numbers go on undisturbed."""
-    inner = torch.Generator().manual_seed(seed).get_state()
+    """Its items, drawn as if PyTorch's random numbers (and those of a DataLoader's own generator) began at `seed`: a
+    DataLoader then shuffles the same way each time. The caller's random numbers go on undisturbed."""
+    generators = [torch.default_generator, *_generators(source)]
+    inner = [torch.Generator().manual_seed(seed).get_state() for _ in generators]
     iterator: Iterator[Any] | None = None
     end = object()
     while True:
-        outer = torch.get_rng_state()
-        torch.set_rng_state(inner)
+        outer = [generator.get_state() for generator in generators]
+        _set_states(generators, inner)
         try:
             iterator = items_of(source, what) if iterator is None else iterator
             item = next(iterator, end)
         finally:
-            inner = torch.get_rng_state()
-            torch.set_rng_state(outer)
+            inner = [generator.get_state() for generator in generators]
+            _set_states(generators, outer)
         if item is end:
             return
         yield item
+
+
+def _generators(source: Any) -> list[torch.Generator]:
+    """Those that a DataLoader and its samplers hold."""
+    source = getattr(source, "source", source)  # of a Feed
+    sampler, batches = (getattr(source, name, None) for name in ("sampler", "batch_sampler"))
+    held = (getattr(each, "generator", None) for each in (source, sampler, batches, getattr(batches, "sampler", None)))
+    found = {id(each): each for each in held if isinstance(each, torch.Generator) and each.device.type == "cpu"}
+    return list(found.values())
+
+
+def _set_states(generators: Sequence[torch.Generator], states: Sequence[torch.Tensor]) -> None:
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
 
 
 class Batches:

@@ -35,6 +35,10 @@ class Feed:
         what: How messages call the data.
         limit: No more batches are given than so many samples fill, but one at least; 0: all.
 
+    Attributes:
+        source: What is read.
+        left_over: How many samples filled no batch, once all were read.
+
     An item may be a whole batch, a batch of another size (batches are divided and joined; samples that do not fill the
     last one are left out: `left_over`), or one sample without the batch dimension. Floating-point arrays of any width,
     and integers that lose nothing, are converted to the input's dtype.
@@ -67,17 +71,17 @@ class Feed:
                 raise CalibrationError(f"{what} data: {error}") from error
         elif preprocess is not None:
             raise ConfigError("preprocess says how images in a folder become inputs: give the folder as the data")
-        self._data = self._iterable(data)
+        self.source = self._iterable(data)
 
     @property
     def once(self) -> bool:
         """Whether the data can be read once only."""
-        return isinstance(self._data, Iterator)
+        return isinstance(self.source, Iterator)
 
     @property
     def total(self) -> int | None:
         """About how many batches there are, where that is known before reading them."""
-        count, size = length_of(self._data), getattr(self._data, "batch_size", None)  # of a DataLoader
+        count, size = length_of(self.source), getattr(self.source, "batch_size", None)  # of a DataLoader
         count = count * size // self._size if count is not None and isinstance(size, int) and self._size else count
         return min(count, self._most) if count is not None and self._most else count
 
@@ -103,12 +107,12 @@ class Feed:
                 held = [[tensor[whole:]] if samples > whole else [] for tensor in joined]
                 samples -= whole
             held = [[*parts[:-1], parts[-1].clone()] if parts else [] for parts in held]  # the next may overwrite it
-        self.left_over = samples + getattr(self._data, "left_over", 0)  # of files, which come as batches already
+        self.left_over = samples + getattr(self.source, "left_over", 0)  # of files, which come as batches already
 
     def _items(self) -> Iterator[Any]:
         """What is wrong with a file of arrays is wrong with the data."""
         try:
-            yield from items_of(self._data)
+            yield from items_of(self.source)
         except InvalidModelError as error:
             raise CalibrationError(f"{self._what} data: {error}") from error
 

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from . import operators as ops
 from .parameters import new_parameter, own_parameter, replace_parameter
-from .patterns import KEPT_IN_FLOAT, Stays, argument, constant_of, evaluate, find_constants, is_float32, value_of
+from .patterns import KEPT_IN_FLOAT, Apart, argument, constant_of, evaluate, find_constants, is_float32, never, value_of
 from .weighted import WEIGHTED, channel_axis, from_blocks, to_blocks
 
 aten: Any = torch.ops.aten
@@ -24,21 +24,24 @@ _RSUB = frozenset({aten.rsub.Tensor, aten.rsub.Scalar})
 _AFFINE = _MUL | _DIV | _ADD | _SUB | _RSUB
 
 
-def fold_affine(model: GraphModule, stays: Stays = lambda node: False) -> int:
+def fold_affine(model: GraphModule, apart: Apart = never) -> int:
     """Rewrites `model` in place; the function stays, up to float rounding.
 
     What has several readers stays, and so do batch norms in training, constants that differ within a channel, what is
-    kept in float, and the operators of which `stays` says so.
+    kept in float, and the operators of which `apart` says so.
 
     Returns:
         How many operators were folded.
     """
     constants, folded = find_constants(model.graph), 0
     for node in list(model.graph.nodes):
-        if node.op != "call_function" or node in constants or not is_float32(node) or stays(node):
+        if node.op != "call_function" or node in constants or not is_float32(node):
             continue
         source = _source(node, constants)
-        if source is None or (found := _factor_and_offset(model, node, source, constants)) is None:
+        if source is None or apart(node, source):
+            continue
+        found = _factor_and_offset(model, node, source, constants)
+        if found is None:
             continue
         into = _into_batch_norm if source.target in ops.BATCH_NORM else _into_weighted
         if into(model, source, *found):

@@ -14,12 +14,13 @@ from . import operators as ops
 from .affine import batch_norm_terms, fold_affine
 from .parameters import new_parameter
 from .patterns import (
-    Stays,
+    Apart,
     argument,
     attribute,
     find_constants,
     for_each_dim,
     is_float32,
+    never,
     new_call,
     provenance,
     value_of,
@@ -31,31 +32,31 @@ aten: Any = torch.ops.aten
 _TAKES_BATCH_NORM = ops.CONV | ops.CONV_1D | ops.CONV_TRANSPOSED
 
 
-def float_form(model: GraphModule, stays: Stays) -> None:
+def float_form(model: GraphModule, apart: Apart) -> None:
     """Rewrites an exported network in place to what float transforms and the linter work on; arguments as of
     `canonicalize`. Batch norms that convolutions will take in are still there."""
     remove_in_place(model)
-    recognize(model, stays)
-    fold_affine(model, stays)
+    recognize(model, apart)
+    fold_affine(model, apart)
     separate_batch_norms(model)
 
 
-def canonicalize(model: GraphModule, *, is_qat: bool = False, stays: Stays = lambda node: False) -> GraphModule:
+def canonicalize(model: GraphModule, *, is_qat: bool = False, apart: Apart = never) -> GraphModule:
     """Rewrites `model` in place and returns it; every rewrite computes the same function.
 
     In-place operators become functional ones, ``split``, ``chunk`` and ``unbind`` become slices, ``padding="same"``
     becomes numbers, what `recognize` knows becomes one operator, a product with a constant matrix becomes a linear,
     constants a channel become part of what is before them, dropout outside training vanishes, and a batch norm in
     evaluation that follows no convolution becomes a depthwise 1x1 convolution. With `is_qat` constants, dropout and
-    batch norm stay as they are, since training changes them. What `stays` says so of is not recognized or folded.
+    batch norm stay as they are, since training changes them. What `apart` says so of is not recognized or folded.
     """
     remove_in_place(model)
     split_to_slices(model)
     explicit_padding(model)
-    recognize(model, stays)
+    recognize(model, apart)
     products_to_linear(model)
     if not is_qat:
-        fold_affine(model, stays)
+        fold_affine(model, apart)
         remove_dropout(model)
         batch_norm_to_depthwise(model)
     model.graph.eliminate_dead_code()
@@ -92,17 +93,24 @@ def _shares_memory(node: Node) -> bool:
 
 def _is_view(node: Node) -> bool:
     """Whether the result of `node` may be the memory of an argument: its schema says so, or `ops.SILENT_VIEWS`."""
-    if node.target is operator.getitem or node.target in ops.SILENT_VIEWS:
+    if node.target is operator.getitem:
+        return isinstance(node.args[0], Node) and _is_view(node.args[0])
+    if node.target in ops.SILENT_VIEWS:
         return True
     schema = getattr(node.target, "_schema", None)
     return schema is not None and any(result.alias_info is not None for result in schema.returns)
 
 
 def _owns_memory(view: Node) -> bool:
-    """Whether `view` is the only way to reach the memory it shows: each value on the way there has one user."""
+    """Whether `view` is the only way to reach the memory it shows: each value on the way there has one user, but for
+    the parts of one split, which do not overlap."""
     while _is_view(view):
         source = view.args[0]
-        if not isinstance(source, Node) or len(source.users) > 1:
+        if not isinstance(source, Node):
+            return False
+        others = [user for user in source.users if user is not view]
+        parts = view.target is operator.getitem and source.target in ops.SPLITS
+        if not all(parts and user.target is operator.getitem and user.args[1] != view.args[1] for user in others):
             return False
         view = source
     return view.op == "call_function"
@@ -110,9 +118,8 @@ def _owns_memory(view: Node) -> bool:
 
 def split_to_slices(model: GraphModule) -> None:
     """Each output of ``split``, ``chunk`` (and ``unbind``) becomes a ``slice`` (or ``select``) of the input."""
-    splits = {aten.split.Tensor, aten.split.sizes, aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int}
     for node in list(model.graph.nodes):
-        if node.op != "call_function" or node.target not in splits:
+        if node.op != "call_function" or node.target not in ops.SPLITS:
             continue
         x, parts = node.args[0], node.meta.get("val")
         picks = list(node.users)

@@ -88,12 +88,14 @@ def _keep_inputs(exported: GraphModule) -> None:
     for node in list(exported.graph.nodes):
         if node.target is not torch.ops.aten.copy_.default or not isinstance(node.args[0], Node) or node.users:
             continue
-        if node.args[0].op == "get_attr":
+        target = node.args[0]
+        same = [n for n in exported.graph.nodes if n.op == "get_attr" and n.target == target.target]
+        if target.op == "get_attr" and any(user is not node for each in same for user in each.users):
             raise UnsupportedError(
-                f"quantize: the model changes its buffer {str(node.args[0].target)!r} in evaluation mode, so that one "
+                f"quantize: the model changes its buffer {str(target.target)!r} in evaluation mode, so that one "
                 "call decides over the next; the DNA computes functions of the inputs alone"
             )
-        if node.args[0].op == "placeholder":
+        if target.op in ("placeholder", "get_attr"):
             exported.graph.erase_node(node)
     exported.recompile()
 

@@ -123,10 +123,15 @@ FUNCTIONAL = {
     aten.unsqueeze_.default: aten.unsqueeze.default,
 }
 
+SPLITS = frozenset({
+    aten.split.Tensor, aten.split.sizes, aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int,
+})  # fmt: skip
+
 # Their result may be the very memory of their input though their schema does not say so (as views' schemas do), which
 # matters where a value is changed in place.
 SILENT_VIEWS = frozenset({
     aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default,
+    aten.unsafe_chunk.default, aten.unsafe_split.Tensor, aten.unsafe_split_with_sizes.default,
     aten._unsafe_view.default, aten.type_as.default, aten.einsum.default, aten.broadcast_tensors.default,
     aten.meshgrid.default, aten.meshgrid.indexing, aten.atleast_1d.default, aten.atleast_2d.default,
     aten.atleast_3d.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default,

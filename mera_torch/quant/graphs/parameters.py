@@ -25,10 +25,12 @@ def replace_parameter(model: GraphModule, node: Any, value: torch.Tensor) -> Non
 
 def freeze(model: GraphModule) -> None:
     """No parameter asks for a gradient from now on."""
+    frozen: dict[int, torch.nn.Parameter] = {}
     for owner in model.modules():
-        for name, held in owner.named_parameters(recurse=False):
-            if held.requires_grad:
-                setattr(owner, name, torch.nn.Parameter(held.detach(), requires_grad=False))
+        for name, held in owner._parameters.items():
+            if held is not None and held.requires_grad:
+                new = frozen.setdefault(id(held), torch.nn.Parameter(held.detach(), requires_grad=False))
+                owner._parameters[name] = new
 
 
 def own_parameter(model: GraphModule, reader: Node, index: int) -> Node:

@@ -16,8 +16,13 @@ from . import operators as ops
 
 KEPT_IN_FLOAT = "mera_float"
 """Key in ``node.meta`` of the reason why an operator that int8 could compute stays in float."""
-Stays = Callable[[Node], bool]
-"""Whether rewrites must leave an operator as it is, since the configuration says something of it."""
+Apart = Callable[[Node, Node], bool]
+"""Whether an operator must not become a part of another one (of another class, if both are the same)."""
+
+
+def never(node: Node, other: Node) -> bool:
+    """Without a configuration, all may."""
+    return False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from . import operators as ops
-from .patterns import Stays, argument, attribute, is_float32, new_call, pair, value_of
+from .patterns import Apart, argument, attribute, is_float32, never, new_call, pair, value_of
 
 aten: Any = torch.ops.aten
 
@@ -27,16 +27,16 @@ _MUL = frozenset({aten.mul.Tensor, aten.mul.Scalar})
 _DIV = frozenset({aten.div.Tensor, aten.div.Scalar})
 
 
-def recognize(model: GraphModule, stays: Stays = lambda node: False) -> None:
+def recognize(model: GraphModule, apart: Apart = never) -> None:
     """Rewrites `model` in place; every rewrite computes the same function, up to float rounding. No operator vanishes
-    of which `stays` says so."""
+    of which `apart` says so."""
     for node in list(model.graph.nodes):
         if node.op == "get_attr":
             _contiguous_constant(model, str(node.target))
         if node.op != "call_function" or not node.users or not is_float32(node):
             continue
         for rule in RULES:
-            if rule(model, node, stays):
+            if rule(model, node, apart):
                 break
     model.graph.eliminate_dead_code()
     model.recompile()
@@ -45,10 +45,10 @@ def recognize(model: GraphModule, stays: Stays = lambda node: False) -> None:
 # ---- activations ----
 
 
-def _activation(model: GraphModule, node: Node, stays: Stays) -> bool:
+def _activation(model: GraphModule, node: Node, apart: Apart) -> bool:
     for target, spelled in _ACTIVATIONS.items():
         x = spelled(model, node)
-        if x is not None and not any(map(stays, _computed_of(x, node))):
+        if x is not None and not any(apart(each, node) for each in _computed_of(x, node)):
             return _becomes(model, node, target, x)
     return False
 
@@ -131,12 +131,12 @@ def _six_above(model: GraphModule, node: Any) -> Node | None:
 # ---- padding ----
 
 
-def _pad_behind_permute(model: GraphModule, node: Node, stays: Stays) -> bool:
+def _pad_behind_permute(model: GraphModule, node: Node, apart: Apart) -> bool:
     """permute(pad(x)) = pad(permute(x)), where nothing else reads the padded value."""
     pad = node.args[0] if node.target is aten.permute.default else None
     if not isinstance(pad, Node) or not _is_pad(pad) or len(pad.users) != 1 or not isinstance(pad.args[0], Node):
         return False
-    if stays(pad):
+    if apart(pad, node):
         return False
     dims: Any = node.args[1]
     rank = len(dims)
@@ -149,28 +149,28 @@ def _pad_behind_permute(model: GraphModule, node: Node, stays: Stays) -> bool:
     return _becomes(model, node, aten.constant_pad_nd.default, permuted, moved, _fill(pad))
 
 
-def _pad_of_convolution(model: GraphModule, node: Node, stays: Stays) -> bool:
+def _pad_of_convolution(model: GraphModule, node: Node, apart: Apart) -> bool:
     if node.target not in (aten.conv2d.default, aten.convolution.default):
         return False
     if node.target is aten.convolution.default and node.args[6]:
         return False
-    return _absorb_pad(node, 4, lambda fill: fill == 0, stays)
+    return _absorb_pad(node, 4, lambda fill: fill == 0, apart)
 
 
-def _pad_of_max_pool(model: GraphModule, node: Node, stays: Stays) -> bool:
+def _pad_of_max_pool(model: GraphModule, node: Node, apart: Apart) -> bool:
     if node.target is not aten.max_pool2d.default or argument(node, 5, "ceil_mode", False):
         return False
     (h, w), own = pair(node.args[1]), pair(argument(node, 3, "padding", 0))
     pads = _own_padding(node)
     if pads is None or pads[0] + own[0] > h // 2 or pads[1] + own[1] > w // 2:
         return False
-    return _absorb_pad(node, 3, lambda fill: fill <= LOWEST, stays)
+    return _absorb_pad(node, 3, lambda fill: fill <= LOWEST, apart)
 
 
-def _absorb_pad(node: Node, index: int, fits: Callable[[float], bool], stays: Stays) -> bool:
+def _absorb_pad(node: Node, index: int, fits: Callable[[float], bool], apart: Apart) -> bool:
     """The pad before `node` is added to its own padding, argument `index`."""
     pads, pad = _own_padding(node), node.args[0]
-    if pads is None or not isinstance(pad, Node) or not fits(_fill(pad)) or node.kwargs or stays(pad):
+    if pads is None or not isinstance(pad, Node) or not fits(_fill(pad)) or node.kwargs or apart(pad, node):
         return False
     defaults: list[Any] = [None, None, None, [1, 1], [0, 0]] if index == 4 else [None, None, [], [0, 0]]
     args = [*node.args, *defaults[len(node.args) :]]
@@ -209,7 +209,7 @@ def _fill(node: Node) -> float:
 # ---- rounding ----
 
 
-def _contiguous(model: GraphModule, node: Node, stays: Stays) -> bool:
+def _contiguous(model: GraphModule, node: Node, apart: Apart) -> bool:
     result = value_of(node)
     if node.target is not aten.permute.default or result is None or result.dim() != 4:
         return False
@@ -234,7 +234,7 @@ def _contiguous_constant(model: GraphModule, path: str) -> None:
     setattr(owner, name, torch.nn.Parameter(copy, requires_grad=held.requires_grad) if is_parameter else copy)
 
 
-def _global_average(model: GraphModule, node: Node, stays: Stays) -> bool:
+def _global_average(model: GraphModule, node: Node, apart: Apart) -> bool:
     result = value_of(node)
     if node.target not in ops.ADAPTIVE_AVG_POOL or result is None or tuple(result.shape[2:]) != (1, 1):
         return False
@@ -279,6 +279,6 @@ def _becomes(model: GraphModule, node: Node, target: Any, *args: Any) -> bool:
     return True
 
 
-RULES: tuple[Callable[[GraphModule, Node, Stays], bool], ...] = (
+RULES: tuple[Callable[[GraphModule, Node, Apart], bool], ...] = (
     _activation, _pad_behind_permute, _pad_of_convolution, _pad_of_max_pool, _contiguous, _global_average,
 )  # fmt: skip

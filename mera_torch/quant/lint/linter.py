@@ -123,7 +123,7 @@ def lint_model(
     """
     options, examples = QuantConfig.of(config), as_inputs(example_inputs)
     exported = export_float(model, examples)
-    float_form(exported, options.addresses)
+    float_form(exported, options.keeps_apart)
     names = [node.name for node in exported.graph.nodes if node.op == "placeholder"]
     reading = iter(Batches(calibration, examples, names, seed=options.seed, once=False))
     first = take_first(reading)

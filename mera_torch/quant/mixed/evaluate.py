@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from mera_torch.errors import CalibrationError
 
-from ..calibration.data import Batches
+from ..calibration.data import Batches, Seen
 from ..graphs.patterns import attribute
 from ..graphs.run import Inputs
 from .criteria import Criterion, Score, float_outputs
@@ -32,14 +32,17 @@ class Evaluator:
         criterion: What a score is.
 
     Raises:
-        CalibrationError: `data` is empty or unlike the examples.
+        CalibrationError: `data` is empty or unlike the examples; of `scores`: it is not what it was before.
     """
 
     def __init__(self, original: GraphModule, data: Iterable[Any], examples: Inputs, criterion: Criterion) -> None:
         names = [str(node.target) for node in original.graph.nodes if node.op == "placeholder"]
         self.criterion = criterion
         self._batches = Batches(data, examples, names, what="evaluation")
-        self._expected = [float_outputs(values(_Steps(original), batch).outputs) for batch in self._batches]
+        seen = Seen()
+        reading = seen.watch(self._batches)
+        self._expected = [float_outputs(values(_Steps(original), batch).outputs) for batch in reading]
+        self._digest = seen.digest
         if not self._expected:
             raise CalibrationError("evaluation data is empty: give at least one input (4 to 32 typical ones suffice)")
         if not self._expected[0] and criterion.task is None:
@@ -58,7 +61,8 @@ class Evaluator:
         """
         steps = [_Steps(base), *map(_Steps, variants)]
         found = [Score(self.criterion) for _ in steps]
-        for batch, expected in zip(self._batches, self._expected, strict=True):
+        seen = Seen()
+        for batch, expected in zip(seen.watch(self._batches), self._expected, strict=True):
             first: _Run | None = None
             for one, score in zip(steps, found, strict=True):
                 run = values(one, batch, first)
@@ -66,6 +70,11 @@ class Evaluator:
                 whole = pytree.tree_unflatten(run.outputs, one.out_spec)
                 score.add(expected, float_outputs(run.outputs), whole)
                 advance()
+        if seen.digest != self._digest:
+            raise CalibrationError(
+                "evaluation data is not the same in each pass (is it augmented by random numbers that are not "
+                "PyTorch's?): give a list of inputs"
+            )
         return [score.value() for score in found]
 
 

@@ -215,7 +215,8 @@ class _Channels:
         return tuple(self._channel(grid, c, ratios[c]) for c in chosen)
 
     def _channel(self, grid: Grid, c: int, sqnr: float) -> Channel:
-        low, high = self._low[:, c].tolist(), self._high[:, c].tolist()
+        seen = self._low[:, c] <= self._high[:, c]  # no element is finite else
+        low, high = (np.where(seen, ends[:, c], 0.0).tolist() for ends in (self._low, self._high))
         return Channel(c, low[0], high[0], low[1], high[1], sqnr, _histogram(grid, self.counts[:, c], CHANNEL_BINS))
 
 

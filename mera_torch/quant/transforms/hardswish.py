@@ -31,7 +31,8 @@ def map_silu(model: GraphModule, batches: Sequence[Inputs], config: QuantConfig,
         A finding for each output, with its change: signal to noise ratio and largest difference. A warning below 20
         dB: such a network should be trained on for a few steps.
     """
-    found = [node for node in model.graph.nodes if node.target is aten.silu.default and not config.addresses(node)]
+    silus = (node for node in model.graph.nodes if node.target is aten.silu.default)
+    found = [node for node in silus if not config.keeps_apart(node, node)]
     if not found:
         return []
     before = twin(model)

@@ -208,18 +208,16 @@ def _transposed_constant(model: GraphModule, node: Node, w: Node) -> Node | None
 
 
 def remove_dropout(model: GraphModule) -> None:
-    """Dropout outside training is the identity, and attention has none."""
+    """Dropout outside training is the identity, and attention has none (its argument 4)."""
     for node in list(model.graph.nodes):
         if node.op != "call_function":
             continue
         if node.target in (aten.dropout.default, aten.feature_dropout.default) and node.args[2] is False:
             node.replace_all_uses_with(node.args[0])
             model.graph.erase_node(node)
-        elif node.target is aten.scaled_dot_product_attention.default and argument(node, 4, "dropout_p", 0.0):
-            node.args, node.kwargs = (
-                (*node.args[:4], *((0.0, *node.args[5:]) if len(node.args) > 4 else ())),
-                {key: value for key, value in node.kwargs.items() if key != "dropout_p"},
-            )
+        elif node.target is aten.scaled_dot_product_attention.default:
+            node.args = (*node.args[:4], *(0.0 for _ in node.args[4:5]), *node.args[5:])
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "dropout_p"}
 
 
 def separate_batch_norms(model: GraphModule) -> None:
